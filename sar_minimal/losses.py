@@ -1,0 +1,84 @@
+"""Three losses that are one: cross-entropy, in nats, against targets k steps later.
+
+With ``y = shifted_targets(tokens, k)`` every loss here is the mean (or sum) over t of
+``-log softmax(logits[:, t])[y[:, t]]``, and only k differs:
+
+===========  =======================  ============================================
+loss         k                        document
+===========  =======================  ============================================
+``ar_loss``  0 (the input moved)      section 2, L_AR:  T terms, first token too
+``sar_loss`` 1                        section 2, L_SAR: T - 1 terms
+``slm_loss`` one per example          section 1.3, shifted language modelling
+===========  =======================  ============================================
+
+Positions whose target is IGNORE (padding, or past the end) never count, neither in the sum nor in
+the number that the mean divides by.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .shift import IGNORE, check_tokens, shifted_targets
+
+
+def ar_loss(logits: Tensor, tokens: Tensor, reduction: str = "mean") -> Tensor:
+    """L_AR: ``logits[:, t]`` predicts ``tokens[:, t]``, T terms (section 2).
+
+    logits: (B, T, V) unnormalised, from an input read one step later (``shift_right``).
+    tokens: (B, T) ids, IGNORE where padded.
+    reduction: "mean" over the counted tokens (nats per token), "sum" (nats), or "none": (B, T),
+    0 where nothing counts.
+    Raises TypeError or ValueError on wrong shapes, dtypes, ids outside the vocabulary, or a mean
+    over no token at all.
+    """
+    return _cross_entropy(logits, tokens, 0, reduction)
+
+
+def sar_loss(logits: Tensor, tokens: Tensor, reduction: str = "mean") -> Tensor:
+    """L_SAR: ``logits[:, t]`` predicts ``tokens[:, t + 1]``, T - 1 terms (section 2).
+
+    logits: (B, T, V) from the input as it stands; the last position has no target.
+    As ``ar_loss``, but "none" gives (B, T - 1).
+    """
+    loss = _cross_entropy(logits, tokens, 1, reduction)
+    return loss[:, : loss.shape[1] - 1] if reduction == "none" else loss  # the last is IGNORE
+
+
+def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "mean") -> Tensor:
+    """Shifted language modelling: ``logits[b, t]`` predicts ``tokens[b, t + shifts[b]]`` (section 1.3).
+
+    shifts: (B,) integers >= 0, one per example; ``shifts = 1`` everywhere is ``sar_loss``.
+    As ``ar_loss``: "none" gives (B, T), 0 in the last ``shifts[b]`` positions of row b.
+    """
+    if not isinstance(shifts, Tensor):
+        raise TypeError(f"shifts: expected an integer tensor with one shift per example, got {type(shifts).__name__}")
+    return _cross_entropy(logits, tokens, shifts, reduction)
+
+
+def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: str) -> Tensor:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    check_tokens(tokens)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(f"logits: expected floating point, got {getattr(logits, 'dtype', type(logits).__name__)}")
+    if logits.dim() != 3 or logits.shape[:2] != tokens.shape:
+        raise ValueError(
+            f"logits: expected shape (B, T, V) with (B, T) = {tuple(tokens.shape)} as in tokens, "
+            f"got {tuple(logits.shape)}"
+        )
+    V = logits.shape[-1]
+    wrong = ((tokens < 0) | (tokens >= V)) & (tokens != IGNORE)
+    if wrong.any():
+        raise ValueError(f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {tokens[wrong][0].item()}")
+    targets = shifted_targets(tokens, k).long()  # (B, T)
+    if reduction == "mean" and bool((targets == IGNORE).all()):
+        raise ValueError(
+            "tokens: no position has a target, so there is nothing to average "
+            f"(shape {tuple(tokens.shape)}, shift {k})"
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # never sum nats in half
+    loss = F.cross_entropy(
+        logits.reshape(-1, V), targets.reshape(-1), ignore_index=IGNORE, reduction=reduction
+    )
+    return loss.view(targets.shape) if reduction == "none" else loss

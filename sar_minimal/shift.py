@@ -1,0 +1,126 @@
+"""The shift: the only place in the book where a sequence is moved against itself.
+
+A decoder is trained to say the next token at every position at once. Two codings do that, and
+they are the same thing written twice. For the sequence ``a b c d``, position by position:
+
+Coding 1, *the input read one step later* (``shift_right``): the target stays, the input moves. ::
+
+    position          0     1     2     3
+    input            <s>    a     b     c        shift_right(tokens, START)
+    target            a     b     c     d        tokens
+
+Coding 2, *the target taken one step later* (``shifted_targets``): the input stays. ::
+
+    position          0     1     2     3
+    input             a     b     c     d        tokens
+    target            b     c     d     .        shifted_targets(tokens, k=1)
+
+``.`` is IGNORE: there is no token to predict, and no loss counts it. Coding 2 never asks for the
+first token ``a``; coding 1 does, since ``<s>`` gives it a position to be predicted from. With an
+end token and padding, one short sequence in a batch of length 6 reads ::
+
+    tokens            a     b     c   </s>    .     .
+    shift_right      <s>    a     b     c   </s>  <pad>
+    shifted_targets   b     c   </s>    .     .     .
+
+A target sequence is padded with IGNORE, never with ``<pad>``: a loss that sees it cannot count it
+by mistake, and an embedding that is fed it fails loudly. ``shift_right`` turns the IGNORE that is
+left in an *input* into PAD, because an embedding needs a valid id there.
+"""
+
+import torch
+from torch import Tensor
+
+PAD, START, END, UNKNOWN = 0, 1, 2, 3  # the first ids of every vocabulary in the book
+IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy)
+
+
+def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
+    """Raise unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
+    if not isinstance(tokens, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor of token ids, got {type(tokens).__name__}")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name}: expected token ids of dtype int64 or int32, got {tokens.dtype}")
+    if tokens.dim() != 2:
+        raise ValueError(f"{name}: expected shape (B, T), got {tuple(tokens.shape)}")
+    if tokens.numel() == 0:
+        raise ValueError(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
+
+
+def shift_right(tokens: Tensor, start_id: int) -> Tensor:
+    """Coding 1's input: the sequence read one step later, ``start_id`` first, the last token gone.
+
+    tokens: (B, T) ids, IGNORE where padded. Returns (B, T), PAD where the input is padded.
+    Raises TypeError or ValueError on a wrong dtype, shape or ``start_id``. Section 2.
+
+    >>> shift_right(torch.tensor([[5, 6, 7, IGNORE, IGNORE]]), START).tolist()
+    [[1, 5, 6, 7, 0]]
+    """
+    check_tokens(tokens)
+    if isinstance(start_id, bool) or not isinstance(start_id, int) or start_id < 0:
+        raise ValueError(f"start_id: expected a token id (an int >= 0), got {start_id!r}")
+    start = tokens.new_full((len(tokens), 1), start_id)
+    shifted = torch.cat((start, tokens[:, :-1]), dim=1)  # (B, T)
+    return shifted.masked_fill(shifted == IGNORE, PAD)
+
+
+def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
+    """Coding 2's target: position t holds the token k steps later, IGNORE where there is none.
+
+    tokens: (B, T) ids, IGNORE where padded. k: an int >= 0 for all, or a (B,) integer tensor with
+    one shift per example; k = 0 is the sequence itself. Returns (B, T).
+    Raises TypeError or ValueError on a wrong dtype or shape, and for k < 0: a target from the past
+    is in the input already, so a model that is trained on it learns to copy. Section 2; k > 1 is
+    section 1.3's shifted language modelling.
+
+    >>> shifted_targets(torch.tensor([[5, 6, 7, 8]])).tolist()
+    [[6, 7, 8, -100]]
+    >>> shifted_targets(torch.tensor([[5, 6, 7], [5, 6, 7]]), torch.tensor([2, 0])).tolist()
+    [[7, -100, -100], [5, 6, 7]]
+    """
+    check_tokens(tokens)
+    B, T = tokens.shape
+    if isinstance(k, Tensor):
+        if k.dtype not in (torch.int64, torch.int32) or k.shape != (B,):
+            raise ValueError(f"k: expected one integer per example, shape ({B},), got {k.dtype} {tuple(k.shape)}")
+        smallest = int(k.min())
+    elif isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k: expected an int or an integer tensor, got {type(k).__name__}")
+    else:
+        smallest, k = k, torch.full((B,), k, device=tokens.device)
+    if smallest < 0:
+        raise ValueError(f"k: expected a shift >= 0 (targets lie ahead), got {smallest}")
+    source = torch.arange(T, device=tokens.device) + k.to(tokens.device)[:, None]  # (B, T)
+    target = tokens.gather(1, source.clamp(max=T - 1))  # (B, T)
+    return target.masked_fill(source >= T, IGNORE)
+
+
+def ignore_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """A padded batch as targets: IGNORE from position ``lengths[b]`` on.
+
+    tokens: (B, T) ids. lengths: (B,) integers in 1..T. Returns (B, T).
+
+    >>> ignore_padding(torch.tensor([[5, 6, 0], [5, 0, 0]]), torch.tensor([2, 1])).tolist()
+    [[5, 6, -100], [5, -100, -100]]
+    """
+    check_tokens(tokens)
+    lengths = check_lengths(lengths, tokens)
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    return tokens.masked_fill(positions >= lengths[:, None], IGNORE)
+
+
+def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths") -> Tensor:
+    """(B,) lengths on the device of ``tokens`` (B, T); None means that every row is full.
+
+    Raises TypeError or ValueError unless they are B integers in 1..T.
+    """
+    B, T = tokens.shape
+    if lengths is None:
+        return torch.full((B,), T, device=tokens.device)
+    if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name}: expected an integer tensor, got {getattr(lengths, 'dtype', type(lengths).__name__)}")
+    if lengths.shape != (B,):
+        raise ValueError(f"{name}: expected shape ({B},), one per row, got {tuple(lengths.shape)}")
+    if int(lengths.min()) < 1 or int(lengths.max()) > T:
+        raise ValueError(f"{name}: expected values in 1..{T}, got {lengths.tolist()}")
+    return lengths.to(tokens.device)
