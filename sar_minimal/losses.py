@@ -52,7 +52,9 @@ def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "m
     As ``ar_loss``: "none" gives (B, T), 0 in the last ``shifts[b]`` positions of row b.
     """
     if not isinstance(shifts, Tensor):
-        raise TypeError(f"shifts: expected an integer tensor with one shift per example, got {type(shifts).__name__}")
+        raise TypeError(
+            f"shifts: expected an integer tensor with one shift per example, got {type(shifts).__name__}"
+        )
     return _cross_entropy(logits, tokens, shifts, reduction)
 
 
@@ -61,7 +63,9 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     check_tokens(tokens)
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise TypeError(f"logits: expected floating point, got {getattr(logits, 'dtype', type(logits).__name__)}")
+        raise TypeError(
+            f"logits: expected floating point, got {getattr(logits, 'dtype', type(logits).__name__)}"
+        )
     if logits.dim() != 3 or logits.shape[:2] != tokens.shape:
         raise ValueError(
             f"logits: expected shape (B, T, V) with (B, T) = {tuple(tokens.shape)} as in tokens, "
@@ -70,7 +74,9 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
     V = logits.shape[-1]
     wrong = ((tokens < 0) | (tokens >= V)) & (tokens != IGNORE)
     if wrong.any():
-        raise ValueError(f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {tokens[wrong][0].item()}")
+        raise ValueError(
+            f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {tokens[wrong][0].item()}"
+        )
     targets = shifted_targets(tokens, k).long()  # (B, T)
     if reduction == "mean" and bool((targets == IGNORE).all()):
         raise ValueError(

@@ -38,7 +38,9 @@ IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy
 def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
     """Raise unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
     if not isinstance(tokens, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor of token ids, got {type(tokens).__name__}")
+        raise TypeError(
+            f"{name}: expected a torch.Tensor of token ids, got {type(tokens).__name__}"
+        )
     if tokens.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name}: expected token ids of dtype int64 or int32, got {tokens.dtype}")
     if tokens.dim() != 2:
@@ -82,7 +84,9 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     B, T = tokens.shape
     if isinstance(k, Tensor):
         if k.dtype not in (torch.int64, torch.int32) or k.shape != (B,):
-            raise ValueError(f"k: expected one integer per example, shape ({B},), got {k.dtype} {tuple(k.shape)}")
+            raise ValueError(
+                f"k: expected one integer per example, shape ({B},), got {k.dtype} {tuple(k.shape)}"
+            )
         smallest = int(k.min())
     elif isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k: expected an int or an integer tensor, got {type(k).__name__}")
@@ -118,7 +122,9 @@ def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths")
     if lengths is None:
         return torch.full((B,), T, device=tokens.device)
     if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name}: expected an integer tensor, got {getattr(lengths, 'dtype', type(lengths).__name__)}")
+        raise TypeError(
+            f"{name}: expected an integer tensor, got {getattr(lengths, 'dtype', type(lengths).__name__)}"
+        )
     if lengths.shape != (B,):
         raise ValueError(f"{name}: expected shape ({B},), one per row, got {tuple(lengths.shape)}")
     if int(lengths.min()) < 1 or int(lengths.max()) > T:

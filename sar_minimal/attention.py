@@ -1,0 +1,134 @@
+"""Masks, multi-head attention with a cache, and the content-query attention of Algorithm 1.
+
+A mask is boolean and reads "may look": ``mask[t, s]`` is True when position t may read position s.
+For T = 4, ``#`` True and ``.`` False::
+
+    causal      strict      full
+    # . . .     . . . .     # # # #      row t: who looks
+    # # . .     # . . .     # # # #      column s: who is looked at
+    # # # .     # # . .     # # # #
+    # # # #     # # # .     # # # #
+
+The document's section 3.1 asks for the first ("each token attends to those on its left", itself
+included, since the algorithm reads x_{<=t}). XLNet's query stream needs the second.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Tensor:
+    """Position t sees s <= t, or s < t when ``strict``. Returns (T, past + T) booleans.
+
+    past: how many cached positions lie before the first row; every row sees them. Section 3.1.
+    """
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past - strict)
+
+
+def full_mask(T: int, device=None) -> Tensor:
+    """Every position sees every position, as in an encoder. Returns (T, T) booleans."""
+    return torch.ones(T, T, dtype=torch.bool, device=device)
+
+
+def padding_mask(lengths: Tensor, S: int) -> Tensor:
+    """Nobody sees past the end of their row. lengths: (B,). Returns (B, 1, 1, S) booleans."""
+    return (torch.arange(S, device=lengths.device) < lengths[:, None])[:, None, None]
+
+
+def rotations(length: int, width: int) -> Tensor:
+    """Rotary positions: the unit circle at angle s / 10000^(2i / width) for position s, pair i.
+
+    Queries and keys that are turned by their own positions have a dot product that depends on the
+    distance alone (Su 2021, RoFormer). Returns (3, 1, 1, length, width / 2, 2), cosine and sine, for
+    queries, keys and values; a value is not turned, its angle is 0, so that all three are one product.
+    """
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(length)[:, None] * frequencies  # (length, width / 2)
+    angles = torch.stack((angles, angles, torch.zeros_like(angles)))[:, None, None]
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
+
+
+def heads(x: Tensor, turn: Tensor, H: int) -> Tensor:
+    """Cut n projections, side by side in x (B, T, n * D), into heads: (n, B, H, T, Dh), turned.
+
+    turn: (n, 1, 1, T, Dh / 2), complex, for the same n of query, key, value. To turn a pair of
+    numbers is one complex multiplication, where sines and cosines written out take five operators,
+    and a decoding step is little more than the calling of operators.
+    """
+    B, T, nD = x.shape
+    n = len(turn)
+    x = x.view(B, T, n, H, nD // (2 * n * H), 2).permute(2, 0, 3, 1, 4, 5)  # pairs last
+    half = x.dtype in (torch.float16, torch.bfloat16)  # there is no complex bfloat16
+    z = torch.view_as_complex(x.float() if half else x) * turn
+    return torch.view_as_real(z).flatten(-2).type_as(x)
+
+
+def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k' / sqrt(Dh)) v over the positions that the mask allows; None allows all.
+
+    q: (B, H, T, Dh). kv: (2, B, H, S, Dh). mask: broadcasts to (B, H, T, S). Returns (B, T, D), the
+    heads side by side again. A row that may look at nothing reads 0, not NaN.
+    """
+    k, v = kv.unbind(0)
+    read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, Dh)
+    return read.transpose(1, 2).flatten(2)
+
+
+class KeyValueCache:
+    """Keys and values of the positions read so far, in memory taken once.
+
+    ``append`` writes the new ones of one layer and returns all of that layer's. ``used`` counts the
+    filled positions; it moves on once the whole model has read the new ones, so that every layer
+    of a step writes to the same place.
+    """
+
+    def __init__(self, layers: int, batch: int, length: int, heads: int, width: int, like: Tensor):
+        self.layers = list(like.new_empty(layers, 2, batch, heads, length, width))
+        self.length, self.used = length, 0
+
+    def append(self, layer: int, kv: Tensor) -> Tensor:
+        """kv: (2, B, H, T, Dh). Returns all keys and values of the layer, (2, B, H, used + T, Dh)."""
+        end = self.used + kv.shape[3]
+        if end > self.length:
+            raise ValueError(f"cache: has room for {self.length} positions, got {end}")
+        everything = self.layers[layer].narrow(3, 0, end)
+        everything[:, :, :, self.used :] = kv
+        return everything
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row b becomes a copy of row ``rows[b]``; the batch may grow or shrink (beam search)."""
+        self.layers = [kv[:, rows] for kv in self.layers]
+
+
+class ContentQueryAttention(nn.Module):
+    """CQA of Algorithm 1: the query stream asks, the content stream answers (section 3.2).
+
+    The document feeds CQA's output to a softmax and never says what shape it has. As attention
+    *weights* it is (T, S), as attention *output* (T, D); a distribution over tokens must be (T, V).
+    Both readings are here, ``forward`` for the second and ``scores`` for the first, and
+    ``models.DualStreamSAR`` completes each to (T, V).
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.width, self.heads = width, heads
+        self.q = nn.Parameter(torch.empty(width, width))
+        self.kv = nn.Parameter(torch.empty(width, 2 * width))
+        self.out = nn.Parameter(torch.empty(width, width))
+
+    def forward(self, content: Tensor, query: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
+        """content, query: (B, T, D). turn: (3, 1, 1, T, Dh / 2). Returns what was read, (B, T, D)."""
+        q = heads(query @ self.q, turn[:1], self.heads)[0]
+        return attend(q, heads(content @ self.kv, turn[1:], self.heads), mask) @ self.out
+
+    def scores(self, content: Tensor, query: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
+        """content, query: (B, T, D). Returns how much t asks for s, summed over heads, (B, T, S)."""
+        q = heads(query @ self.q, turn[:1], self.heads)[0]
+        k = heads(content @ self.kv, turn[1:], self.heads)[0]
+        scores = torch.einsum("bhtd,bhsd->bts", q, k) / math.sqrt(self.width)
+        if mask is not None:
+            scores = scores.masked_fill(~(mask[:, 0] if mask.dim() == 4 else mask), -math.inf)
+        return scores

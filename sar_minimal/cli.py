@@ -1,0 +1,228 @@
+"""The ``sar`` command: train, decode, bench, demo.
+
+Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
+decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+EXAMPLES = """examples:
+  sar demo                                            train, compare, then type your own pinyin
+  sar train pinyin --model sar --mask full --out runs/sar
+  sar train pinyin --model ar --out runs/ar --resume  go on after Ctrl-C
+  sar train sort --model sar --out runs/sort --steps 500
+  sar train pinyin --corpus file:my_text.txt --model sar --out runs/mine
+  sar decode runs/sar "wo ai bei jing"
+  sar decode runs/ar --beam 4 < sentences.txt         one sentence a line
+  sar bench --json bench.json                         speed beside other libraries
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="sar",
+        description="Shifted autoregressive models, small enough to read.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from",
+    )
+    train.add_argument("task", metavar="TASK", help="copy, reverse, sort or pinyin")
+    train.add_argument(
+        "--model",
+        required=True,
+        choices=("sar", "ar", "lm"),
+        help="Algorithm 1, encoder-decoder, or a language model of y",
+    )
+    train.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the folder of the run"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    train.add_argument("--corpus", help="for pinyin: words (default), news, file:PATH")
+    for name, kind, text in (
+        (
+            "mask",
+            str,
+            "what each position of --model sar reads: causal (default, the document's) or full",
+        ),
+        ("width", int, "D"),
+        ("layers", int, "L"),
+        ("heads", int, "H"),
+        ("dropout", float, "0 to 1"),
+    ):
+        train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
+    for name, kind, text in (
+        ("steps", int, "optimiser steps"),
+        ("tokens", int, "tokens in a batch"),
+        ("rate", float, "highest learning rate"),
+        ("seed", int, "of the weights and the order of the data"),
+    ):
+        train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
+
+    decode = commands.add_parser("decode", help="read a line in, write a line out")
+    decode.add_argument("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
+    decode.add_argument(
+        "text", nargs="*", help="the sentence; standard input, one a line, if there is none"
+    )
+    decode.add_argument(
+        "--beam", type=int, metavar="K", help="keep the K best prefixes (autoregressive models)"
+    )
+    decode.add_argument(
+        "--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)"
+    )
+    decode.add_argument(
+        "--verbose", action="store_true", help="add log-probability, steps and milliseconds"
+    )
+
+    bench = commands.add_parser("bench", help="speed and memory, as ratios within one run")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    bench.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch (2)")
+
+    demo = commands.add_parser("demo", help="the flagship in the terminal, in under 5 minutes")
+    demo.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar"
+    )
+    demo.add_argument(
+        "--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model"
+    )
+    return main
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = vars(parser().parse_args(argv))
+    command = COMMANDS[arguments.pop("command")]
+    try:
+        return command(**arguments)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `sar decode ... | head`
+        sys.stderr.close()
+        return 1
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # ours: each names the argument, what it got and what it expected
+        from .models import DamagedCheckpoint
+
+        print(f"sar: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DamagedCheckpoint) else 2
+    except (OSError, ImportError) as error:
+        print(f"sar: {error}", file=sys.stderr)
+        return 1
+
+
+def _train(task, model, out, resume, corpus, **options) -> int:
+    from .tasks import load_task
+    from .training import Recipe, make_model, train
+
+    recipe = Recipe(
+        **{k: options.pop(k) for k in ("steps", "tokens", "rate", "seed") if k in options}
+    )
+    loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
+    metrics = train(
+        make_model(model, loaded, seed=recipe.seed, **options), loaded, recipe, out, resume
+    )
+    print(
+        f"step {metrics[-1]['step']}: validation {metrics[-1]['validation']:.4f} nats per token; run kept in {out}"
+    )
+    return 0
+
+
+def _decode(run, text, beam, new, verbose) -> int:
+    from .training import load_run
+
+    convert = Converter(*load_run(run), beam=beam, new=new)
+    if text:
+        print(convert(" ".join(text), verbose))
+        return 0
+    failed = 0
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            print(convert(line, verbose) if line.strip() else "", flush=True)
+        except ValueError as error:  # say which, go on with the others, and let the exit code tell
+            print("", flush=True)
+            print(f"sar: line {number}: {error}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+class Converter:
+    """A trained run as a function from a line of text to a line of text."""
+
+    def __init__(self, model, source, target, about, beam=None, new=20):
+        self.model, self.source, self.target, self.task = model, source, target, about["name"]
+        self.beam, self.new = beam, new
+        if beam is not None and type(model).__name__ == "DualStreamSAR":
+            raise ValueError(
+                "--beam: a one-pass model has no prefixes to keep; it is for autoregressive ones"
+            )
+
+    def __call__(self, text: str, verbose: bool = False) -> str:
+        """Raises ValueError for a token the model does not know, naming it and its neighbours."""
+        import time
+
+        import torch
+
+        began = time.perf_counter()
+        decoded = self.decode(torch.tensor([self.read(text)]))
+        line = self.write(decoded.tokens[0, : int(decoded.lengths[0])].tolist())
+        if verbose:
+            ms = 1e3 * (time.perf_counter() - began)
+            line += (
+                f"\t{float(decoded.log_probs.sum()):.2f} nats\t{decoded.steps} steps\t{ms:.1f} ms"
+            )
+        return line
+
+    def read(self, text: str) -> list[int]:
+        """A line of input as token ids: pinyin, characters for a language model of hanzi, or symbols."""
+        from .tasks import parse_pinyin
+
+        language_model = type(self.model).__name__ == "DecoderLM"
+        if self.task == "pinyin" and not language_model:
+            return parse_pinyin(text, self.source)
+        tokens = list("".join(text.split())) if self.task == "pinyin" else text.split()
+        if not tokens:
+            raise ValueError("text: expected at least one token, got an empty line")
+        return (self.target if language_model else self.source).encode(tokens)
+
+    def write(self, ids: list[int]) -> str:
+        return ("" if self.task == "pinyin" else " ").join(self.target.decode(ids))
+
+    def decode(self, x):
+        """x: (1, S). The decoder that fits the model."""
+        from .decoding import beam, greedy, one_pass
+
+        kind = type(self.model).__name__
+        if kind == "DualStreamSAR":
+            return one_pass(self.model, x)
+        new = self.new if kind == "DecoderLM" else None
+        return (
+            greedy(self.model, x, new=new)
+            if self.beam is None
+            else beam(self.model, x, new=new, width=self.beam)
+        )
+
+
+def _bench(json, threads) -> int:
+    from .bench import bench
+
+    bench(json, threads)
+    return 0
+
+
+def _demo(out, **options) -> int:
+    from .bench import demo
+
+    demo(out, **options)
+    return 0
+
+
+COMMANDS = {"train": _train, "decode": _decode, "bench": _bench, "demo": _demo}

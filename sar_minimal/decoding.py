@@ -1,0 +1,239 @@
+"""From a model to tokens: one pass, or step by step.
+
+Every decoder takes a batch and returns a ``Decoded``. What separates them is ``steps``, the number
+of forward passes that had to wait for the one before: 1 for ``one_pass``, T for the others, which
+is what the document's title promises to change (sections 3.2, 3.3).
+
+The autoregressive decoders know three things of a model: ``start`` makes a state with a cache and
+a prompt, ``step`` reads more tokens, ``state.reorder`` moves rows about.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .models import Autoregressive, DualStreamSAR
+from .shift import PAD, check_lengths, check_tokens
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """tokens: (B, T) ids, PAD after the end. log_probs: (B, T) nats, 0 after the end, each
+    token's under the model (at temperature 1). lengths: (B,). steps: sequential forward passes."""
+
+    tokens: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+    steps: int
+
+
+@torch.inference_mode()
+def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+    """Algorithm 1's last line: the most probable token at every position, each on its own.
+
+    x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out.
+    Raises TypeError or ValueError on wrong input, or a model that needs its own output.
+    """
+    if not isinstance(model, DualStreamSAR):
+        raise TypeError(
+            f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
+        )
+    check_tokens(x, "x")
+    own = check_lengths(lengths, x)
+    log_probs, tokens = model(x, lengths).log_softmax(-1).max(-1)  # (B, T) each
+    past_end = torch.arange(x.shape[1], device=x.device) >= own[:, None]
+    return Decoded(tokens.masked_fill(past_end, PAD), log_probs.masked_fill(past_end, 0.0), own, 1)
+
+
+def greedy(
+    model: Autoregressive, x: Tensor, lengths=None, new=None, end_id: int | None = None
+) -> Decoded:
+    """At each step the most probable token, given those chosen before.
+
+    x: (B, S) sources, or prompts for a ``DecoderLM``. lengths: (B,) of x, None when all are full.
+    new: how many tokens to make per row, an int or (B,); None makes as many as x has (sequence to
+    sequence with T = S, as in Algorithm 1). end_id: a row stops after this token.
+    Raises TypeError or ValueError on wrong input.
+    """
+    return _generate(model, x, lengths, new, end_id, lambda log_probs: log_probs.argmax(-1))
+
+
+def sample(
+    model: Autoregressive,
+    x: Tensor,
+    lengths=None,
+    new=None,
+    end_id: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Decoded:
+    """At each step a token drawn from p ** (1 / temperature), from the ``top_k`` likeliest if given.
+
+    As ``greedy``; the same ``generator`` seed gives the same tokens on the same device.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature: expected > 0, got {temperature!r} (greedy is the limit at 0)"
+        )
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k: expected >= 1 or None, got {top_k!r}")
+
+    def draw(log_probs):
+        if top_k is not None and top_k < log_probs.shape[-1]:
+            least = log_probs.topk(top_k).values[:, -1:]
+            log_probs = log_probs.masked_fill(log_probs < least, -math.inf)
+        p = (log_probs / temperature).softmax(-1)
+        return torch.multinomial(p, 1, generator=generator)[:, 0]
+
+    return _generate(model, x, lengths, new, end_id, draw)
+
+
+@torch.inference_mode()
+def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
+    state, prompt, before, new, end_id = _begin(model, x, lengths, new, end_id)
+    B, read = len(x), int(before.min())
+    longest = int((before + new).max())
+    tokens = torch.full((B, longest), PAD, device=x.device)
+    tokens[:, : prompt.shape[1]] = prompt
+    log_probs = torch.zeros(B, longest, device=x.device)
+    stop = before + new  # (B,) where each row ends
+    even = end_id is None and bool((stop == longest).all() and (before == read).all())
+
+    steps = 0
+    chunk = prompt[:, :read]
+    for t in range(read, longest):
+        logits = model.step(chunk, state, last=True)[:, -1]  # (B, V)
+        steps += 1
+        p = logits.log_softmax(-1)
+        chosen = choose(p)  # (B,)
+        value = p.gather(1, chosen[:, None])[:, 0]
+        if not even:  # a row still in its prompt keeps it; a row past its end gets PAD
+            given = (t < before) | (t >= stop)
+            chosen = torch.where(given, tokens[:, t], chosen)
+            value = value.masked_fill(given, 0.0)
+        tokens[:, t], log_probs[:, t] = chosen, value
+        if end_id is not None:
+            stop = torch.where((chosen == end_id) & (t >= before), stop.clamp(max=t + 1), stop)
+            if bool((stop <= t + 1).all()):
+                break
+        chunk = chosen[:, None]
+    return _cut(tokens, log_probs, before, stop, steps)
+
+
+@torch.inference_mode()
+def beam(
+    model: Autoregressive,
+    x: Tensor,
+    lengths=None,
+    new=None,
+    end_id: int | None = None,
+    width: int = 4,
+) -> Decoded:
+    """The best sequence found when the ``width`` best prefixes are kept at each step.
+
+    As ``greedy``, which is ``width=1``. Scores are sums of log-probabilities, not divided by
+    length. Exact when width >= V ** (T - 1).
+    """
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ValueError(f"width: expected a whole number >= 1, got {width!r}")
+    state, prompt, before, new, end_id = _begin(model, x, lengths, new, end_id)
+    B, read, K = len(x), int(before.min()), width
+    longest = int((before + new).max())
+
+    rows = torch.arange(B, device=x.device).repeat_interleave(K)  # beam k of row b is b * K + k
+    tokens = torch.full((B, longest), PAD, device=x.device)
+    tokens[:, : prompt.shape[1]] = prompt
+    tokens, before, stop = tokens[rows], before[rows], (before + new)[rows]
+    log_probs = torch.zeros(B * K, longest, device=x.device)
+    first = torch.arange(B * K, device=x.device) % K == 0
+    score = torch.zeros(B * K, device=x.device).masked_fill(
+        ~first, -math.inf
+    )  # one beam to begin with
+
+    steps = 0
+    logits = model.step(prompt[:, :read], state, last=True)[:, -1][rows]
+    state.reorder(rows)
+    for t in range(read, longest):
+        steps += 1
+        p = logits.log_softmax(-1)  # (B * K, V)
+        given = (t < before) | (t >= stop)
+        if bool(given.any()):  # a given token costs nothing, every other is out of the question
+            only = torch.full_like(p, -math.inf).scatter_(1, tokens[:, t, None], 0.0)
+            p = torch.where(given[:, None], only, p)
+        V = p.shape[-1]
+        score, best = (score[:, None] + p).view(B, K * V).topk(K)  # (B, K)
+        parent = (best // V + torch.arange(B, device=x.device)[:, None] * K).view(-1)  # (B * K,)
+        chosen, score = (best % V).view(-1), score.view(-1)
+
+        tokens, log_probs, stop = tokens[parent], log_probs[parent], stop[parent]
+        tokens[:, t], log_probs[:, t] = chosen, p[parent, chosen]
+        if end_id is not None:
+            stop = torch.where((chosen == end_id) & (t >= before), stop.clamp(max=t + 1), stop)
+        if t + 1 == longest or bool((stop <= t + 1).all()):
+            break
+        state.reorder(parent)
+        logits = model.step(chosen[:, None], state)[:, -1]
+    top = score.view(B, K).argmax(1) + torch.arange(B, device=x.device) * K
+    return _cut(tokens[top], log_probs[top], before[top], stop[top], steps)
+
+
+@torch.inference_mode()
+def log_likelihood(
+    model: Autoregressive, x: Tensor, y: Tensor, lengths: Tensor | None = None
+) -> Tensor:
+    """log p(y_t | y_<t, x) of given tokens, all at once (teacher forcing). y: (B, T). Returns (B, T).
+
+    For a ``DecoderLM``, x is the prompt that y goes on from, and every row of it is full.
+    """
+    lengths = check_lengths(lengths, x)
+    state, prompt, _ = model.start(x, lengths, y.shape[1])
+    together = torch.cat((prompt, y), dim=1)[:, : prompt.shape[1] + y.shape[1] - 1]
+    logits = model.step(together, state)[:, prompt.shape[1] - 1 :]  # (B, T, V)
+    return logits.log_softmax(-1).gather(2, y[..., None])[..., 0]
+
+
+def _begin(model, x, lengths, new, end_id):
+    """Check what a caller gave; start the model. Returns state, prompt, its lengths, new (B,), end_id."""
+    if not isinstance(model, Autoregressive):
+        raise TypeError(
+            f"model: expected an autoregressive one (EncoderDecoderAR, DecoderLM), got {type(model).__name__}"
+        )
+    check_tokens(x, "x")
+    own = check_lengths(lengths, x)
+    if new is None:
+        new = own
+    elif isinstance(new, int) and not isinstance(new, bool):
+        new = torch.full_like(own, new)
+    elif (
+        not isinstance(new, Tensor)
+        or new.dtype not in (torch.int64, torch.int32)
+        or new.shape != own.shape
+    ):
+        raise TypeError(
+            f"new: expected an int or one integer per row, shape {tuple(own.shape)}, got {new!r}"
+        )
+    if int(new.min()) < 1:
+        raise ValueError(f"new: expected at least 1 token to make, got {int(new.min())}")
+    if end_id is not None and not 0 <= end_id < model.config.target_vocab:
+        raise ValueError(
+            f"end_id: expected an id in 0..{model.config.target_vocab - 1}, got {end_id!r}"
+        )
+    state, prompt, before = model.start(x, own, int(new.max()))
+    return state, prompt, before, new.to(x.device), end_id
+
+
+def _cut(tokens, log_probs, before, stop, steps) -> Decoded:
+    """Keep each row's own new tokens, from its prompt's end to its stop, PAD after."""
+    lengths = stop - before
+    at = torch.arange(int(lengths.max()), device=tokens.device)  # (T,)
+    place = (before[:, None] + at).clamp(max=tokens.shape[1] - 1)
+    past_end = at >= lengths[:, None]
+    return Decoded(
+        tokens.gather(1, place).masked_fill(past_end, PAD),
+        log_probs.gather(1, place).masked_fill(past_end, 0.0),
+        lengths,
+        steps,
+    )

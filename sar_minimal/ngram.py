@@ -1,0 +1,319 @@
+"""What a neural model has to beat: n-grams and a word lattice, exact, in numpy.
+
+``NGram`` is a hidden Markov model: the hanzi y are hidden, the syllables x are seen, and ::
+
+    y* = argmax_y  prod_t p(y_t | y_{t-n+1..t-1}) p(x_t | y_t) * p(</s> | y_{T-n+2..T})
+
+``WordLattice`` needs no corpus, only a dictionary: the best way to cut x into words. Both are searched
+exactly (Viterbi), so an error of theirs is an error of the model, never of the search (section 5).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .shift import END, START, UNKNOWN
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One order of Kneser-Ney: n-grams packed into int64 keys, the last token in the lowest digit."""
+
+    grams: np.ndarray  # (G,) sorted keys of the n-grams seen
+    direct: np.ndarray  # (G,) discounted relative frequency of each
+    contexts: np.ndarray  # (C,) sorted keys of their first n - 1 tokens
+    left_over: np.ndarray  # (C,) the mass that the discount leaves to the order below
+    bounds: np.ndarray  # (C + 1,) context c owns grams[bounds[c]:bounds[c + 1]]
+
+
+class KneserNey:
+    """An interpolated Kneser-Ney language model over ``order`` tokens (Kneser & Ney 1995).
+
+    With h the n - 1 tokens before w, and h' the same without the first of them, ::
+
+        p_n(w | h) = max(c(h w) - D, 0) / c(h)  +  D N(h .) / c(h) * p_{n-1}(w | h')
+
+    and p_{n-1} where h was never seen; below p_1 stands the uniform distribution. At the highest order c
+    counts occurrences. Below it counts *different tokens to the left*, because the lower order speaks only
+    where the higher one has not seen the pair: how freely a token follows, not how often it is there. (An
+    n-gram that opens a sentence has nothing to its left, so it keeps its occurrences.) N(h .) is the number
+    of different tokens after h. D = n_1 / (n_1 + 2 n_2) from the numbers of n-grams counted once and twice
+    (Ney, Essen & Kneser 1994), kept within 0.05..0.95 where they are too few to say.
+
+    A sentence is read with order - 1 START before it and ends with END. Events: END, UNKNOWN and all ids from
+    4 to ``vocabulary`` - 1; their probabilities sum to 1 in every context.
+    """
+
+    def __init__(self, ys: Sequence[Sequence[int]], order: int, vocabulary: int | None = None):
+        if isinstance(order, bool) or order not in (1, 2, 3):
+            raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
+        if not len(ys) or not all(map(len, ys)):
+            raise ValueError("ngram: expected at least one sentence and no empty one")
+        highest = max(map(max, ys))
+        self.order, self.base = order, highest + 1 if vocabulary is None else vocabulary
+        if highest >= self.base or min(map(min, ys)) < UNKNOWN:
+            raise ValueError(
+                f"ngram: expected ids in {UNKNOWN}..{self.base - 1}, got {min(map(min, ys))}..{highest}"
+            )
+        grams, counts = np.unique(self._grams(ys)[0], return_counts=True)
+        self.levels: list[_Level] = []
+        for n in range(order, 0, -1):
+            self.levels.insert(0, self._level(grams, counts))
+            lower = grams % self.base ** (n - 1)
+            opens = lower // self.base ** max(n - 2, 0) == START
+            grams, where = np.unique(lower, return_inverse=True)
+            counts = np.bincount(where, np.where(opens, counts, 1)).astype(np.int64)
+
+    def _grams(self, ys: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """The key of the n-gram that ends at each token and at each END, and whose sentence it is."""
+        pad = [START] * (self.order - 1)
+        flat = np.fromiter((i for y in ys for i in (*pad, *y, END)), np.int64)
+        row = np.repeat(np.arange(len(ys)), np.fromiter(map(len, ys), np.int64) + self.order)
+        keys = flat.copy()
+        for k in range(1, self.order):
+            keys[k:] += flat[:-k] * self.base**k
+        events = flat != START
+        return keys[events], row[events]
+
+    def _level(self, grams: np.ndarray, counts: np.ndarray) -> _Level:
+        once, twice = (counts == 1).sum(), (counts == 2).sum()
+        D = float(np.clip(once / max(once + 2 * twice, 1), 0.05, 0.95))
+        contexts, first, types = np.unique(
+            grams // self.base, return_index=True, return_counts=True
+        )
+        totals = np.add.reduceat(counts, first)
+        direct = (counts - D) / np.repeat(totals, types)  # every count is at least 1 > D
+        return _Level(grams, direct, contexts, D * types / totals, np.append(first, len(grams)))
+
+    def prob(self, context: np.ndarray, token: np.ndarray, order: int | None = None) -> np.ndarray:
+        """p(token | context), elementwise; a context is the key of its order - 1 tokens (broadcast)."""
+        p = 1 / (self.base - UNKNOWN + 1)  # END, UNKNOWN, 4 ..: uniform
+        for n, level in enumerate(self.levels[:order]):
+            h = context % self.base**n
+            p = _look_up(level.contexts, level.left_over, h, 1.0) * p
+            p = p + _look_up(level.grams, level.direct, h * self.base + token, 0.0)
+        return p
+
+    def log_prob(self, ys: Sequence[Sequence[int]]) -> np.ndarray:
+        """log p(y </s>) of each sentence, in nats: (N,). Ids outside the vocabulary raise ValueError."""
+        if not len(ys):
+            return np.zeros(0)
+        if any(not UNKNOWN <= i < self.base for y in ys for i in y):
+            raise ValueError(f"log_prob: expected ids in {UNKNOWN}..{self.base - 1}")
+        keys, row = self._grams(ys)
+        p = self.prob(keys // self.base, keys % self.base)
+        return np.bincount(row, np.log(p), minlength=len(ys))
+
+
+def _look_up(
+    keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, default: float
+) -> np.ndarray:
+    at = np.minimum(keys.searchsorted(wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], default)
+
+
+class NGram:
+    """The hidden Markov model above, fitted on a ``Split`` with len(x) == len(y) in each pair.
+
+    order: 1 (the most frequent hanzi of each syllable), 2 or 3. The language model is ``KneserNey``, the
+    emission p(x_t | y_t) the relative frequency of y_t's readings, so only a hanzi seen with a syllable is a
+    candidate for it. A syllable that training never saw gives UNKNOWN, and decoding goes on.
+    vocabulary: size of the target vocabulary (its largest id + 1 if not given).
+    Raises ValueError on another order, an empty split, or a pair of unequal lengths.
+    """
+
+    def __init__(self, split, order: int, vocabulary: int | None = None):
+        if not len(split):
+            raise ValueError("ngram: expected a split with at least one pair, got an empty one")
+        for i, (x, y) in enumerate(zip(split.x, split.y, strict=True)):
+            if len(x) != len(y):
+                raise ValueError(
+                    f"ngram: pair {i} has {len(x)} source and {len(y)} target tokens; expected as many"
+                )
+        self.model = KneserNey(split.y, order, vocabulary)
+        self.order, base = order, self.model.base
+        x, y = (
+            np.fromiter((i for row in rows for i in row), np.int64) for rows in (split.x, split.y)
+        )
+        readings, counts = np.unique(x * base + y, return_counts=True)
+        emission = np.log(counts / np.bincount(y)[readings % base])
+        syllables, first = np.unique(readings // base, return_index=True)
+        self._candidates = {
+            s: (hanzi, e)
+            for s, hanzi, e in zip(
+                syllables.tolist(),
+                np.split(readings % base, first[1:]),
+                np.split(emission, first[1:]),
+                strict=True,
+            )
+        }
+        nothing = np.zeros(1)  # START and END are read for certain, an unseen syllable as UNKNOWN
+        self._start, self._end = (np.array([START]), nothing), (np.array([END]), nothing)
+        self._unseen = (np.array([UNKNOWN]), nothing)
+        self._pairs: dict = {}
+        if order == 3:  # log p of every trigram seen, so that decoding only looks them up
+            top = self.model.levels[2]
+            self._seen = np.log(self.model.prob(top.grams // base, top.grams % base))
+
+    def log_prob(self, ys: Sequence[Sequence[int]]) -> np.ndarray:
+        """log p(y </s>) of each sentence under the language model alone, in nats: (N,)."""
+        return self.model.log_prob(ys)
+
+    def decode(self, xs: Iterable[Sequence[int]]) -> list[list[int]]:
+        """The most probable hanzi of each sentence of syllables; as long as it."""
+        step = self._decode_trigram if self.order == 3 else self._decode_bigram
+        return [step([int(s) for s in x]) for x in xs]
+
+    def _lattice(self, x: list[int]) -> list[tuple]:
+        """(name, hanzi, log emission) at each position, END at the last: a name stands for the candidates."""
+        columns = [(s, *self._candidates.get(s, self._unseen)) for s in x]
+        return [*columns, ("end", *self._end)]
+
+    def _pair(self, a: tuple, b: tuple) -> tuple[np.ndarray, np.ndarray, tuple | None]:
+        """For neighbouring columns: log p_2(v | u) + emission of v, and the trigrams' contexts (u, v).
+
+        Remembered: there are few pairs of syllables, and each is met again and again.
+        """
+        key = (a[0], b[0])
+        if key not in self._pairs:
+            u, v = a[1][:, None], b[1][None, :]
+            step = np.log(self.model.prob(u, v, 2)) + b[2]  # (U, V); at order 1, u is not looked at
+            left, seen = None, None
+            if self.order == 3:
+                level, keys = self.model.levels[2], u * self.model.base + v
+                left = np.log(_look_up(level.contexts, level.left_over, keys, 1.0))  # (U, V)
+                seen = np.nonzero(
+                    left
+                )  # the discount leaves less than 1 (log 0) where (u, v) was seen
+            self._pairs[key] = (step, left, seen)
+        return self._pairs[key]
+
+    def _decode_bigram(self, x: list[int]) -> list[int]:
+        columns = self._lattice(x)
+        before, score, back = ("start", *self._start), np.zeros(1), []
+        for column in columns:
+            total = score[:, None] + self._pair(before, column)[0]  # (U, V)
+            back.append(total.argmax(0))
+            before, score = column, total.max(0)
+        path, state = [], 0
+        for column, pointer in zip(reversed(columns), reversed(back), strict=True):
+            path.append(int(column[1][state]))
+            state = pointer[state]
+        return path[:0:-1]  # the first found is END
+
+    def _decode_trigram(self, x: list[int]) -> list[int]:
+        """Viterbi over pairs (u, v), exact, without the cube over (u, v, w).
+
+        For a trigram never seen, log p(w | u, v) = left_over(u, v) + p_2(w | v), in logs: the best u does not
+        depend on w, and one maximum serves all w. The trigrams seen are few, and what they have in truth is
+        never less than that, so putting them in by a second maximum makes the result exact.
+        """
+        base = self.model.base
+        columns = self._lattice(x)
+        a = b = ("start", *self._start)
+        score, back = np.zeros((1, 1)), []  # (U, V): the best path that ends in u, v
+        for c in columns:
+            _, left, (us, vs) = self._pair(a, b)
+            step = self._pair(b, c)[0]  # (V, W)
+            backed_off = score + left
+            best = backed_off.argmax(0)  # (V,)
+            total = backed_off[best, np.arange(len(best))][:, None] + step  # (V, W)
+            pointer = np.repeat(best[:, None], total.shape[1], axis=1)
+            grams = (a[1][us] * base + b[1][vs])[:, None] * base + c[1]  # (contexts seen, W)
+            at = np.minimum(self.model.levels[2].grams.searchsorted(grams), len(self._seen) - 1)
+            i, w = np.nonzero(self.model.levels[2].grams[at] == grams)
+            u, v = us[i], vs[i]
+            value = score[u, v] + self._seen[at[i, w]] + c[2][w]
+            np.maximum.at(total, (v, w), value)
+            wins = value == total[v, w]
+            pointer[v[wins], w[wins]] = u[wins]
+            back.append(pointer)
+            a, b, score = b, c, total
+        v, w, path = int(score[:, 0].argmax()), 0, []
+        for column, pointer in zip(reversed(columns), reversed(back), strict=True):
+            path.append(int(column[1][w]))
+            v, w = int(pointer[v, w]), v
+        return path[:0:-1]
+
+
+class WordLattice:
+    """Cut a sentence of syllables into dictionary words: the most probable cut, by Viterbi.
+
+    words: token ids of each word; readings: syllable ids, one a token; log_probs: (W,) log weight of each,
+    in nats. Of words with one reading the heaviest is used. On the ``words`` corpus with
+    log_probs = log((1 - stop) q(w)) this is the exact maximum a posteriori segmentation.
+    Where no words fit, a syllable is read alone: as the token that has it most often inside words, or
+    UNKNOWN when none has; each such step costs ``RESCUE`` nats, so it is only taken when nothing else goes.
+    Raises ValueError when there is no word, or words, readings and log_probs do not match.
+    """
+
+    RESCUE = 1e4
+
+    def __init__(
+        self,
+        words: Sequence[Sequence[int]],
+        readings: Sequence[Sequence[int]],
+        log_probs: Sequence[float],
+    ):
+        if not len(words) or not len(words) == len(readings) == len(log_probs):
+            raise ValueError(
+                f"lattice: expected as many words, readings and log_probs, at least one, got {len(words)}, "
+                f"{len(readings)} and {len(log_probs)}"
+            )
+        self.best: dict[tuple, tuple[float, tuple]] = {}
+        inside: dict[int, dict[int, float]] = {}
+        for word, reading, weight in zip(
+            words, readings, np.asarray(log_probs).tolist(), strict=True
+        ):
+            if not len(word) or len(word) != len(reading):
+                raise ValueError(
+                    f"lattice: word {tuple(word)} has the reading {tuple(reading)}; expected one a token"
+                )
+            key = tuple(reading)
+            if key not in self.best or weight > self.best[key][0]:
+                self.best[key] = (weight, tuple(word))
+            for token, syllable in zip(word, reading, strict=True):
+                share = inside.setdefault(syllable, {})
+                share[token] = share.get(token, 0.0) + np.exp(weight)
+        self.alone = {s: max(tokens, key=tokens.__getitem__) for s, tokens in inside.items()}
+        self.prefixes = {key[:n] for key in self.best for n in range(1, len(key) + 1)}
+
+    @classmethod
+    def from_model(cls, model, source, target, stop: float = 1 / 8) -> "WordLattice":
+        """From ``tasks.word_model()`` and a task's vocabularies; words that these cannot spell are left out."""
+        known = [
+            (target.encode(word), source.encode(reading), q)
+            for word, reading, q in zip(
+                model.words, model.readings, model.probabilities, strict=True
+            )
+            if all(map(target.__contains__, word)) and all(map(source.__contains__, reading))
+        ]
+        if not known:
+            raise ValueError("lattice: the vocabularies can spell none of the model's words")
+        words, readings, q = zip(*known, strict=True)
+        return cls(words, readings, np.log1p(-stop) + np.log(q))
+
+    def decode(self, xs: Iterable[Sequence[int]]) -> list[list[int]]:
+        """The hanzi of the most probable segmentation of each sentence of syllables; as long as it."""
+        return [self._decode(tuple(int(s) for s in x)) for x in xs]
+
+    def _decode(self, x: tuple) -> list[int]:
+        T = len(x)
+        score, back = [0.0] + [-np.inf] * T, [(0, ())] * (T + 1)
+        for i in range(T):
+            rescue = score[i] - self.RESCUE
+            if rescue > score[i + 1]:
+                score[i + 1], back[i + 1] = rescue, (i, (self.alone.get(x[i], UNKNOWN),))
+            for j in range(i + 1, T + 1):
+                key = x[i:j]
+                if key not in self.prefixes:
+                    break
+                weight, word = self.best.get(key, (-np.inf, ()))
+                if score[i] + weight > score[j]:
+                    score[j], back[j] = score[i] + weight, (i, word)
+        tokens, j = [], T
+        while j:
+            j, word = back[j]
+            tokens[:0] = word
+        return tokens

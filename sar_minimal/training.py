@@ -1,0 +1,408 @@
+"""One training loop for every model: seeded, interruptible, resumed exactly.
+
+A run lives in a folder: ``config.json`` and ``model.safetensors`` (``models.save``), ``task.json``
+(what it was trained on, with its vocabularies), ``metrics.jsonl`` (a line per report), and
+``checkpoint.safetensors``, one file that holds all that the next step depends on. A run that was
+stopped and resumed ends with the same weights, to the last bit, as one that never stopped.
+"""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .losses import ar_loss
+from .models import (
+    MODELS,
+    Config,
+    DamagedCheckpoint,
+    DualStreamSAR,
+    EncoderDecoderAR,
+    Model,
+    load,
+    save,
+    write_atomically,
+)
+from .shift import IGNORE, START, shift_right
+from .tasks import Batch, Split, Task, Vocab, batch_plan, batches
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Raises ValueError, naming the field.
+
+    steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
+    learning rate, reached after ``warmup`` steps, then a cosine to a tenth of it. decay: AdamW's.
+    clip: the largest gradient norm. report: steps between two lines of metrics. checkpoint: steps
+    between two checkpoints.
+    """
+
+    steps: int = 1000
+    tokens: int = 2048
+    rate: float = 3e-3
+    warmup: int = 100
+    decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    report: int = 100
+    checkpoint: int = 500
+
+    def __post_init__(self):
+        for name in ("steps", "tokens", "report", "checkpoint"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+        for name in ("rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)!r}")
+        for name in ("warmup", "decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)!r}")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..., steps - 1."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def choose_device() -> tuple[torch.device, str]:
+    """Where to compute, and why: ``SAR_DEVICE`` if set, else a GPU if there is one, else the CPU.
+
+    Raises ValueError when ``SAR_DEVICE`` names a device that does not work here.
+    """
+    wish = os.environ.get("SAR_DEVICE")
+    if wish:
+        try:
+            torch.empty(1, device=wish)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"SAR_DEVICE: expected a device of this machine, got {wish!r} ({reason})"
+            ) from error
+        return torch.device(wish), f"SAR_DEVICE={wish}"
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.cuda.get_device_name()
+    return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
+
+
+def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
+    """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
+
+    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR) or "lm" (DecoderLM). options: ``Config``'s.
+    """
+    kinds = {"sar": "DualStreamSAR", "ar": "EncoderDecoderAR", "lm": "DecoderLM"}
+    if kind not in kinds:
+        raise ValueError(f"model: expected one of {', '.join(kinds)}, got {kind!r}")
+    config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
+    torch.manual_seed(seed)
+    return MODELS[kinds[kind]](config)
+
+
+def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
+    """Each model's own training loss, in nats: the only place that pairs a model with a loss.
+
+    ``DualStreamSAR``: cross-entropy of y_t given x; nothing is shifted, y is never an input. The
+    other two: L_AR, with y read one step later; ``DecoderLM`` sees no x.
+    """
+    lengths = None if bool((batch.x_lengths == batch.x.shape[1]).all()) else batch.x_lengths
+    if isinstance(model, DualStreamSAR):
+        if batch.x.shape != batch.y.shape or bool((batch.x_lengths != batch.y_lengths).any()):
+            raise ValueError(
+                "y: Algorithm 1 makes one token of y for each of x, so their lengths must be equal; got "
+                f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ..."
+            )
+        return ar_loss(model(batch.x, lengths), batch.y, reduction)
+    y_in = shift_right(batch.y, START)
+    logits = model(batch.x, y_in, lengths) if isinstance(model, EncoderDecoderAR) else model(y_in)
+    return ar_loss(logits, batch.y, reduction)
+
+
+@torch.inference_mode()
+def evaluate(model: Model, split: Split, tokens: int = 8192) -> float:
+    """The loss over a whole split, in nats per token."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    for batch in batches(split, tokens):
+        total += float(loss_of(model, batch.to(device), "sum"))
+        count += int((batch.y != IGNORE).sum())
+    model.train(was_training)
+    return total / count
+
+
+@contextmanager
+def finish_the_step():
+    """Ctrl-C sets a flag, so that a run stops between two steps; a second one stops it at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # Python delivers signals to the main thread alone
+        return
+
+    def on_interrupt(*_):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C came; the checkpoint is written and the run can be resumed."""
+
+
+def train(
+    model: Model,
+    task: Task,
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[dict]:
+    """Train ``model`` in place; returns the metrics, one dict per report.
+
+    out: the folder of the run, None to keep nothing. resume: go on from its checkpoint (or begin,
+    if there is none). A dict has step, loss (nats per token, mean since the last report or
+    resumption), tokens_per_second, seconds, rate, validation (nats per token; None before the end).
+    Raises FileExistsError when ``out`` holds a run already, ValueError when its checkpoint is of
+    another configuration, recipe or vocabulary, DamagedCheckpoint when it cannot be read,
+    Interrupted after Ctrl-C.
+    """
+    recipe = recipe or Recipe()
+    out = None if out is None else Path(out)
+    device, reason = choose_device()
+    identity = _identity(model, task, recipe)
+    torch.manual_seed(recipe.seed)
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.rate,
+        weight_decay=recipe.decay,
+        betas=(0.9, 0.98),
+        fused=device.type in ("cpu", "cuda"),
+    )
+    step, metrics, seconds = 0, [], 0.0
+    if out is not None:
+        if resume and (out / "checkpoint.safetensors").exists():
+            step, metrics, seconds = _restore(out, model, optimizer, identity)
+            if step >= recipe.steps:
+                model.eval()
+                return metrics
+        elif (out / "config.json").exists() and not resume:
+            raise FileExistsError(f"{out}: holds a run already; resume it, or name another folder")
+        save(model, out)
+        write_task(task, out)
+        lines = "".join(json.dumps(row) + "\n" for row in metrics)
+        write_atomically(out / "metrics.jsonl", lines.encode())  # none from after the checkpoint
+    if progress:
+        print(
+            f"{type(model).__name__}, {model.number_of_parameters():,} parameters, on {device} ({reason})"
+        )
+
+    began = time.perf_counter() - seconds  # as if the run had never stopped
+    window = Window(device, step, seconds)
+    with finish_the_step() as asked, _bar(recipe.steps, step, progress) as bar:
+        for batch in _endless(task.train, recipe, step):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate_at(step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = loss_of(model, batch.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, error_if_nonfinite=True)
+            optimizer.step()
+            step += 1
+            window.add(loss.detach(), batch)
+            bar.update()
+
+            last = step == recipe.steps
+            if step % recipe.report == 0 or last:
+                seconds = time.perf_counter() - began
+                row = window.close(step, seconds) | {"rate": recipe.rate_at(step - 1)}
+                row["validation"] = (
+                    evaluate(model, task.validation) if last and len(task.validation) else None
+                )
+                metrics.append(row)
+                bar.set_postfix(
+                    loss=f"{row['loss']:.3f}", tokens=f"{row['tokens_per_second']:.0f}/s"
+                )
+                if out is not None:
+                    with open(out / "metrics.jsonl", "a") as file:
+                        file.write(json.dumps(row) + "\n")
+            if out is not None and (step % recipe.checkpoint == 0 or last or asked.is_set()):
+                _checkpoint(out, model, optimizer, identity, step, time.perf_counter() - began)
+            if last:
+                break
+            if asked.is_set():
+                where = "" if out is None else f"; the checkpoint in {out} can be resumed"
+                raise Interrupted(f"stopped after step {step} of {recipe.steps}{where}")
+    model.eval()
+    if out is not None:
+        save(model, out)
+    return metrics
+
+
+class Window:
+    """The loss and speed since the last report. The sum stays on the device, so no step waits."""
+
+    def __init__(self, device, step: int, seconds: float):
+        self.loss, self.tokens, self.step, self.seconds = (
+            torch.zeros((), device=device),
+            0,
+            step,
+            seconds,
+        )
+
+    def add(self, loss: Tensor, batch: Batch) -> None:
+        self.loss += loss
+        self.tokens += int(batch.y_lengths.sum())
+
+    def close(self, step: int, seconds: float) -> dict:
+        row = {
+            "step": step,
+            "loss": float(self.loss) / (step - self.step),
+            "tokens_per_second": self.tokens / max(seconds - self.seconds, 1e-9),
+            "seconds": seconds,
+        }
+        self.__init__(self.loss.device, step, seconds)
+        return row
+
+
+def _endless(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
+    """Pass after pass over the data, from the batch of ``step`` on; each pass in an order of its own."""
+    epoch, skip = divmod(step, len(batch_plan(split, recipe.tokens)))
+    while True:
+        yield from batches(split, recipe.tokens, seed=(recipe.seed, epoch), skip=skip)
+        epoch, skip = epoch + 1, 0
+
+
+def _bar(steps: int, done: int, progress: bool):
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=steps, initial=done, unit="step", disable=None if progress else True, leave=False
+    )
+
+
+# What a checkpoint must agree on before a run may go on from it, in the order it is compared.
+def _identity(model: Model, task: Task, recipe: Recipe) -> dict:
+    return {
+        "model": type(model).__name__,
+        "config": asdict(model.config),
+        "recipe": asdict(recipe),
+        "task": {"name": task.name, "options": task.options},
+        "source vocabulary": list(task.source.tokens),
+        "target vocabulary": list(task.target.tokens),
+    }
+
+
+def _checkpoint(
+    out: Path, model: Model, optimizer, identity: dict, step: int, seconds: float
+) -> None:
+    """One file, replaced in one move: weights, AdamW's averages, random state, where we stand."""
+    from safetensors.torch import save as to_bytes
+
+    tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    about = json.dumps({"step": step, "seconds": seconds, "identity": identity})
+    write_atomically(out / "checkpoint.safetensors", to_bytes(tensors, {"about": about}))
+
+
+def _restore(out: Path, model: Model, optimizer, identity: dict) -> tuple[int, list[dict], float]:
+    from safetensors import SafetensorError, safe_open
+
+    path = out / "checkpoint.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        found, step, seconds = about["identity"], about["step"], about["seconds"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
+    identity = json.loads(json.dumps(identity))  # tuples are lists once they were stored
+    for name, wanted in identity.items():
+        if found.get(name) != wanted:
+            raise ValueError(
+                f"{path}: was made with another {name}: {_difference(found.get(name), wanted)}"
+            )
+    model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
+    state = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            state["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(state)
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return step, [row for row in rows if row["step"] <= step], seconds
+
+
+def _difference(found, wanted) -> str:
+    """What to change, in a line: the fields that differ, not the whole of both."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [k for k in wanted if found.get(k) != wanted[k]]
+        return ", ".join(f"{k} was {found.get(k)!r}, now {wanted[k]!r}" for k in keys)
+    if isinstance(found, list) and isinstance(wanted, list):
+        return f"{len(found)} tokens then, {len(wanted)} now, {len(set(found) ^ set(wanted))} in one of them only"
+    return f"{found!r} then, {wanted!r} now"
+
+
+def write_task(task: Task, out: Path) -> None:
+    """``task.json``: what ``sar decode`` needs to read text in and write text out."""
+    about = {
+        "name": task.name,
+        "options": task.options,
+        "source": list(task.source.tokens),
+        "target": list(task.target.tokens),
+    }
+    write_atomically(
+        out / "task.json", (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode()
+    )
+
+
+def load_run(
+    out: str | Path, device: str | torch.device = "cpu"
+) -> tuple[Model, Vocab, Vocab, dict]:
+    """What ``train`` left in a folder: the model, its vocabularies, and {"name", "options"} of its task.
+
+    Raises FileNotFoundError or DamagedCheckpoint, naming the file.
+    """
+    out = Path(out)
+    model = load(out, device)
+    if not (out / "task.json").is_file():
+        raise FileNotFoundError(f"{out}: expected a training run, found no task.json")
+    try:
+        about = json.loads((out / "task.json").read_text(encoding="utf-8"))
+        source, target = Vocab(about.pop("source")[4:]), Vocab(about.pop("target")[4:])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{out / 'task.json'}: not a task of ours ({error})") from error
+    for side, vocab, size in (
+        ("source", source, model.config.source_vocab),
+        ("target", target, model.config.target_vocab),
+    ):
+        if len(vocab) != size:
+            raise DamagedCheckpoint(
+                f"{out}: task.json has a {side} vocabulary of {len(vocab)} tokens, the model one of {size}"
+            )
+    return model, source, target, about
