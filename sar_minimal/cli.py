@@ -183,7 +183,7 @@ class Converter:
 
     def read(self, text: str) -> list[int]:
         """A line of input as token ids: pinyin, characters for a language model of hanzi, or symbols."""
-        from .tasks import parse_pinyin
+        from .pinyin import parse_pinyin
 
         language_model = type(self.model).__name__ == "DecoderLM"
         if self.task == "pinyin" and not language_model:

@@ -16,7 +16,6 @@ faster. Both autoregressive models share one protocol, ``start`` and ``step``, w
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from .attention import (
     padding_mask,
     rotations,
 )
+from .files import write_atomically
 from .shift import START, check_lengths, check_tokens
 
 
@@ -377,21 +377,6 @@ class EncoderDecoderAR(Autoregressive):
 
 
 MODELS = {model.__name__: model for model in (DualStreamSAR, EncoderDecoderAR, DecoderLM)}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Either the whole file is there or the old one still is. Raises OSError, naming the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, f"could not write {path}: {error.strerror}") from error
 
 
 def save(model: Model, folder: str | Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .files import write_atomically
 from .losses import ar_loss
 from .models import (
     MODELS,
@@ -30,7 +31,6 @@ from .models import (
     Model,
     load,
     save,
-    write_atomically,
 )
 from .shift import IGNORE, START, shift_right
 from .tasks import Batch, Split, Task, Vocab, batch_plan, batches
