@@ -58,12 +58,11 @@ def heads(x: Tensor, turn: Tensor, H: int) -> Tensor:
     numbers is one complex multiplication, where sines and cosines written out take five operators,
     and a decoding step is little more than the calling of operators.
     """
-    B, T, nD = x.shape
-    n = len(turn)
-    x = x.view(B, T, n, H, nD // (2 * n * H), 2).permute(2, 0, 3, 1, 4, 5)  # pairs last
-    half = x.dtype in (torch.float16, torch.bfloat16)  # there is no complex bfloat16
+    x = x.view(*x.shape[:2], -1, H, turn.shape[-1], 2).permute(2, 0, 3, 1, 4, 5)  # pairs last
+    half = x.itemsize < 4  # there is no complex bfloat16
     z = torch.view_as_complex(x.float() if half else x) * turn
-    return torch.view_as_real(z).flatten(-2).type_as(x)
+    turned = torch.view_as_real(z).flatten(-2)
+    return turned.type_as(x) if half else turned
 
 
 def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
@@ -94,9 +93,9 @@ class KeyValueCache:
         end = self.used + kv.shape[3]
         if end > self.length:
             raise ValueError(f"cache: has room for {self.length} positions, got {end}")
-        everything = self.layers[layer].narrow(3, 0, end)
-        everything[:, :, :, self.used :] = kv
-        return everything
+        layer_kv = self.layers[layer]
+        layer_kv.narrow(3, self.used, end - self.used).copy_(kv)
+        return layer_kv.narrow(3, 0, end)
 
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes a copy of row ``rows[b]``; the batch may grow or shrink (beam search)."""

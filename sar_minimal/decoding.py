@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .models import Autoregressive, DualStreamSAR
@@ -57,7 +58,7 @@ def greedy(
     sequence with T = S, as in Algorithm 1). end_id: a row stops after this token.
     Raises TypeError or ValueError on wrong input.
     """
-    return _generate(model, x, lengths, new, end_id, lambda log_probs: log_probs.argmax(-1))
+    return _generate(model, x, lengths, new, end_id, lambda p: p.max(-1, keepdim=True))
 
 
 def sample(
@@ -82,45 +83,46 @@ def sample(
         raise ValueError(f"top_k: expected >= 1 or None, got {top_k!r}")
 
     def draw(log_probs):
+        among = log_probs
         if top_k is not None and top_k < log_probs.shape[-1]:
             least = log_probs.topk(top_k).values[:, -1:]
-            log_probs = log_probs.masked_fill(log_probs < least, -math.inf)
-        p = (log_probs / temperature).softmax(-1)
-        return torch.multinomial(p, 1, generator=generator)[:, 0]
+            among = log_probs.masked_fill(log_probs < least, -math.inf)
+        chosen = torch.multinomial((among / temperature).softmax(-1), 1, generator=generator)
+        return log_probs.gather(1, chosen), chosen
 
     return _generate(model, x, lengths, new, end_id, draw)
 
 
 @torch.inference_mode()
 def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
+    """choose: log-probabilities (B, V) to the value and the id of one of them each, (B, 1)."""
     state, prompt, before, new, end_id = _begin(model, x, lengths, new, end_id)
-    B, read = len(x), int(before.min())
-    longest = int((before + new).max())
-    tokens = torch.full((B, longest), PAD, device=x.device)
-    tokens[:, : prompt.shape[1]] = prompt
-    log_probs = torch.zeros(B, longest, device=x.device)
-    stop = before + new  # (B,) where each row ends
+    stop, read = before + new, int(before.min())  # (B,) where each row ends
+    longest = int(stop.max())
     even = end_id is None and bool((stop == longest).all() and (before == read).all())
+    given = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
 
-    steps = 0
-    chunk = prompt[:, :read]
+    chunk, tokens, log_probs = (
+        prompt[:, :read],
+        [given[:, :read]],
+        [torch.zeros_like(given[:, :read])],
+    )
     for t in range(read, longest):
         logits = model.step(chunk, state, last=True)[:, -1]  # (B, V)
-        steps += 1
-        p = logits.log_softmax(-1)
-        chosen = choose(p)  # (B,)
-        value = p.gather(1, chosen[:, None])[:, 0]
+        value, chunk = choose(logits.log_softmax(-1))  # (B, 1) each
         if not even:  # a row still in its prompt keeps it; a row past its end gets PAD
-            given = (t < before) | (t >= stop)
-            chosen = torch.where(given, tokens[:, t], chosen)
-            value = value.masked_fill(given, 0.0)
-        tokens[:, t], log_probs[:, t] = chosen, value
+            keep = ((t < before) | (t >= stop))[:, None]
+            chunk = torch.where(keep, given[:, t : t + 1], chunk)
+            value = value.masked_fill(keep, 0.0)
+        tokens.append(chunk)
+        log_probs.append(value)
         if end_id is not None:
-            stop = torch.where((chosen == end_id) & (t >= before), stop.clamp(max=t + 1), stop)
+            ends = (chunk[:, 0] == end_id) & (t >= before)
+            stop = torch.where(ends, stop.clamp(max=t + 1), stop)
             if bool((stop <= t + 1).all()):
                 break
-        chunk = chosen[:, None]
-    return _cut(tokens, log_probs, before, stop, steps)
+    steps = len(tokens) - 1
+    return _cut(torch.cat(tokens, 1), torch.cat(log_probs, 1), before, stop, steps)
 
 
 @torch.inference_mode()
@@ -144,8 +146,7 @@ def beam(
     longest = int((before + new).max())
 
     rows = torch.arange(B, device=x.device).repeat_interleave(K)  # beam k of row b is b * K + k
-    tokens = torch.full((B, longest), PAD, device=x.device)
-    tokens[:, : prompt.shape[1]] = prompt
+    tokens = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
     tokens, before, stop = tokens[rows], before[rows], (before + new)[rows]
     log_probs = torch.zeros(B * K, longest, device=x.device)
     first = torch.arange(B * K, device=x.device) % K == 0

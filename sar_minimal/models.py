@@ -81,7 +81,7 @@ class Config:
 
 def norm(h: Tensor, gain: Tensor) -> Tensor:
     """Layer norm without a bias. h: (..., D). gain: (D,)."""
-    return F.layer_norm(h, gain.shape, gain)
+    return torch.layer_norm(h, gain.shape, gain)
 
 
 class Block(nn.Module):
@@ -256,6 +256,7 @@ class State:
     """Where a decoding run stands: what was read so far, and the source if there is one."""
 
     cache: KeyValueCache
+    turns: Tensor  # (3, 1, 1, length, Dh / 2), complex
     head: Tensor  # (D, V), laid out for a product with few rows, which is then twice as fast
     memory: list | None = None  # per layer: (2, B, H, S, Dh), mask (B, 1, 1, S) or None
 
@@ -285,19 +286,19 @@ class Autoregressive(Model):
             )
         c, E = self.config, self.embed
         cache = KeyValueCache(c.layers, batch, length, c.heads, c.width // c.heads, like=E)
-        return State(cache, E.t().contiguous(), memory)
+        return State(cache, self.turn(0, length), E.t().contiguous(), memory)
 
     def step(self, tokens: Tensor, state: State, last: bool = False) -> Tensor:
-        """Read (B, T) more tokens; returns the logits after each, (B, T, V), or after the last, (B, 1, V)."""
+        """Read (B, T) more tokens. Returns the logits after each, (B, T, V); only after the last,
+        (B, 1, V), if ``last``."""
         T, cache = tokens.shape[1], state.cache
         mask = causal_mask(T, past=cache.used, device=tokens.device) if T > 1 else None
-        h = self._read(tokens, mask, state.memory, cache)
+        turn = state.turns.narrow(3, cache.used, T)
+        h = self._read(tokens, turn, mask, state.memory, cache)
         cache.used += T
-        return (h[:, -1:] if last else h) @ state.head
+        return (h[:, -1:] if last and T > 1 else h) @ state.head
 
-    def _read(self, tokens, mask, memory, cache=None):
-        past = 0 if cache is None else cache.used
-        turn = self.turn(past, past + tokens.shape[1])
+    def _read(self, tokens, turn, mask, memory, cache=None):
         h = F.embedding(tokens, self.embed)  # (B, T, D)
         for n, layer in enumerate(self.layers):
             h = layer(h, turn, mask, cache, n, None if memory is None else memory[n])
@@ -305,8 +306,9 @@ class Autoregressive(Model):
 
     def _teacher_forced(self, tokens, memory):
         """Every position at once, each seeing those before it. Returns logits (B, T, V)."""
-        mask = causal_mask(tokens.shape[1], device=tokens.device)
-        return self._read(tokens, mask, memory) @ self.embed.t()
+        T = tokens.shape[1]
+        h = self._read(tokens, self.turn(0, T), causal_mask(T, device=tokens.device), memory)
+        return h @ self.embed.t()
 
 
 class DecoderLM(Autoregressive):

