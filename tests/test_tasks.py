@@ -522,9 +522,7 @@ def test_cache_dir(monkeypatch, tmp_path):
 
 
 def test_importing_tasks_is_cheap():
-    code = (
-        "import sys, sar_minimal.pinyin; print(*{'jieba', 'pypinyin', 'snownlp'} & set(sys.modules))"
-    )
+    code = "import sys, sar_minimal.pinyin; print(*{'jieba', 'pypinyin', 'snownlp'} & set(sys.modules))"
     got = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )

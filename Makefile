@@ -1,0 +1,65 @@
+# Everything runs in .venv/, which the first target that needs it sets up (.ci/setup_env.py).
+#   PYTHON=python3.13   which Python makes .venv (3.11 or newer); `make clean` first to change it
+#   ARGS="..."          handed on to the command, as in `make read ARGS=--no-browser`
+#   NB=chapters/x.ipynb the chapters that run-nb and check-nb look at (default: all)
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+NB ?= $(wildcard chapters/*.ipynb chapters/*/*.ipynb)
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# The book opens at its index.
+DOOR := $(firstword $(wildcard chapters/index.ipynb chapters/00_*.ipynb chapters/README.md) chapters)
+ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
+# Chapters are stored with their outputs, but without what differs from run to run.
+NORMALISE := $(PY) -m nbstripout --keep-output --keep-count --keep-id \
+	--extra-keys "metadata.widgets metadata.language_info.version cell.metadata.execution"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup read test demo bench lint format run-nb check-nb clean
+
+help: ## this list
+	@echo "make TARGET [ARGS=...]"
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{ printf "  %-9s %s\n", $$1, $$2 }'
+
+# Written last by the set-up: after an interruption the set-up runs again.
+$(READY): pyproject.toml .ci/setup_env.py
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no '$(PYTHON)'; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" .ci/setup_env.py "$(VENV)"
+
+setup: $(READY) ## create .venv and install everything (the other targets do so by themselves)
+
+read: $(READY) ## open the book in JupyterLab (ARGS=--no-browser)
+	$(PY) -m jupyterlab $(ROOT_USER) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url="/lab/tree/$(DOOR)" $(ARGS)
+
+test: lint check-nb ## run everything: style, tests, every cell of every chapter
+	$(PY) -m pytest $(ARGS)
+
+demo: $(READY) ## train SAR and AR on pinyin to hanzi, compare, then type your own (under 5 minutes)
+	$(VENV)/bin/sar demo $(ARGS)
+
+bench: $(READY) ## speed and memory beside other libraries
+	$(VENV)/bin/sar bench $(ARGS)
+
+lint: $(READY) ## check style
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(READY) ## repair style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+run-nb: $(READY) ## execute the chapters in place and normalise them
+	set -e; for nb in $(NB); do \
+	  $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	    --ExecutePreprocessor.timeout=600 --KernelManager.transport_encryption=auto "$$nb"; \
+	  $(NORMALISE) "$$nb"; \
+	done
+
+check-nb: $(READY) ## fail if a stored chapter is not normalised
+	$(if $(NB),$(NORMALISE) --verify $(NB),@echo "no chapters yet")
+
+clean: ## remove .venv and caches
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache *.egg-info build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

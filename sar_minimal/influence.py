@@ -1,0 +1,80 @@
+"""Who reads whom, asked of the model itself: gradients instead of drawings.
+
+A mask says what a layer may read; what an output depends on in the end is a question for the chain
+rule. The gradient of output t with respect to what stands at position s is exactly 0 when no path
+leads from s to t, and is not 0, but for accidents of measure zero, when one does.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .models import Autoregressive, Block, DualStreamSAR, EncoderDecoderAR, Model
+
+
+@contextmanager
+def fed(block: Block, h: Tensor):
+    """While it lasts, ``block`` reads h (B, T, D) in place of what it would: a first block reads embeddings.
+
+    >>> from sar_minimal.models import Config, DecoderLM
+    >>> model, h = DecoderLM(Config(target_vocab=9, width=8, heads=1)), torch.zeros(1, 3, 8)
+    >>> with fed(model.layers[0], h):
+    ...     tuple(model(torch.tensor([[4, 5, 6]])).shape)
+    (1, 3, 9)
+    """
+
+    def replace(_, inputs):
+        if h.shape != inputs[0].shape:
+            raise ValueError(f"h: expected shape {tuple(inputs[0].shape)}, got {tuple(h.shape)}")
+        return (h, *inputs[1:])
+
+    handle = block.register_forward_pre_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
+    """The first blocks that read ``side``, "source" (x) or "output" (y, or a language model's own text),
+    each with its embedding table. Algorithm 1 has two on the source, and none on the output."""
+    found = {"source": [], "output": []}
+    if isinstance(model, DualStreamSAR):
+        found["source"] = [
+            (layers[0], E) for layers, E in zip(model.streams, model.embed, strict=True)
+        ]
+    if isinstance(model, EncoderDecoderAR):
+        found["source"] = [(model.encoder[0], model.source_embed)]
+    if isinstance(model, Autoregressive):
+        found["output"] = [(model.layers[0], model.embed)]
+    if side not in found:
+        raise ValueError(f"side: expected 'source' or 'output', got {side!r}")
+    return found[side]
+
+
+def influence(
+    model: Model, inputs: Sequence[Tensor], side: str, tokens: Tensor, probes: int = 4
+) -> Tensor:
+    """How much the logits at t depend on the token at s of ``side``: (T, S), exactly 0 for not at all.
+
+    inputs: what the model is called with, batches of 1; ``tokens`` (1, S) is the one of them on that
+    side. An entry estimates the Frobenius norm of d logits_t / d embedding_s by ``probes`` random
+    directions of the logits (Hutchinson 1990): E |J' r|^2 = |J|^2 for standard normal r.
+    """
+    if tokens.shape[0] != 1:
+        raise ValueError(f"tokens: expected a batch of 1, got {tokens.shape[0]}")
+    T, S = inputs[-1].shape[1], tokens.shape[1]
+    squares = torch.zeros(T, S)
+    generator = torch.Generator().manual_seed(0)
+    for block, table in entrances(model, side):
+        h = table[tokens].detach().requires_grad_()  # (1, S, D)
+        with fed(block, h):
+            logits = model(*inputs)[0]  # (T, V)
+        for t in range(T):
+            for _ in range(probes):
+                r = torch.randn(logits.shape[1], generator=generator).to(logits)
+                (gradient,) = torch.autograd.grad(logits[t] @ r, h, retain_graph=True)
+                squares[t] += gradient[0].square().sum(-1).cpu() / probes
+    return squares.sqrt()

@@ -1,0 +1,164 @@
+"""One style for all figures, and the pictures that come back in several chapters.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. ``show`` closes a figure and
+puts it on the page with a text that says what is on it.
+"""
+
+import io
+import warnings
+from functools import cache
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import font_manager
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676",
+)  # fmt: skip
+CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC",
+       "Hiragino Sans GB", "Microsoft YaHei", "SimHei")  # fmt: skip
+
+
+@cache
+def hanzi_font() -> str | None:
+    """The name of a font with hanzi: one of the system's, else the one mplfonts brings, else None.
+
+    None comes with a warning; ``label`` then writes pinyin.
+    """
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    for name in CJK:
+        if name in installed:
+            return name
+    try:
+        import mplfonts
+    except ImportError:
+        mplfonts = None
+    if mplfonts is not None:
+        path = Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
+        if path.exists():
+            font_manager.fontManager.addfont(path)
+            return font_manager.FontProperties(fname=path).get_name()
+    warnings.warn(
+        'no font with hanzi: labels are in pinyin; pip install "sar-minimal[book]" brings one',
+        stacklevel=2,
+    )
+    return None
+
+
+def label(text: str) -> str:
+    """``text``, or its pinyin where no font can draw it."""
+    if hanzi_font() is not None or text.isascii():
+        return text
+    from pypinyin import lazy_pinyin
+
+    return " ".join(lazy_pinyin(text))
+
+
+def use_style() -> None:
+    """Set matplotlib up for the book: fonts, colours, sizes. The CJK family comes first, since
+    mathematics in a label is set in the first family only."""
+    families = [name for name in (hanzi_font(), "DejaVu Sans") if name]
+    plt.rcParams.update(
+        {
+            "font.family": families,
+            "axes.unicode_minus": False,
+            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.figsize": (8, 3.2),
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+        }
+    )
+
+
+class Picture:
+    """A finished figure: PNG for the eye, its description for everyone else."""
+
+    def __init__(self, png: bytes, alt: str):
+        self.png, self.alt = png, alt
+
+    def __repr__(self) -> str:
+        return f"[figure] {self.alt}"
+
+    def _repr_png_(self):
+        return self.png, {"alt": self.alt}
+
+
+def show(figure, alt: str, dpi: int = 100) -> Picture:
+    """Close ``figure`` and return it as a ``Picture``. alt: what it shows, in a sentence or two."""
+    if not alt.strip():
+        raise ValueError("alt: expected a description of the figure, got an empty string")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return Picture(buffer.getvalue(), alt)
+
+
+def strip(
+    ax, rows: dict[str, list[str]], muted: tuple[str, ...] = (".", "<s>", "<pad>"), colours=None
+) -> None:
+    """Sequences as rows of boxes, position under position: how a shift is drawn. A muted token is grey."""
+    for r, (name, tokens) in enumerate(rows.items()):
+        colour = (colours or {}).get(name, SKY)
+        ax.text(-0.7, -r, name, ha="right", va="center")
+        for t, token in enumerate(tokens):
+            face = "#EEEEEE" if token in muted else colour
+            ax.add_patch(
+                plt.Rectangle((t - 0.45, -r - 0.36), 0.9, 0.72, facecolor=face, edgecolor="white")
+            )
+            ax.text(t, -r, label(token), ha="center", va="center", color="black")
+    longest = max(map(len, rows.values()))
+    ax.set(xlim=(-0.6, longest - 0.4), ylim=(-len(rows) + 0.45, 0.55))
+    ax.set_axis_off()
+
+
+def dependencies(
+    ax, matrix, rows: list[str], columns: list[str], title: str = "", mark=None
+) -> None:
+    """matrix[t, s] >= 0: how much t depends on s. Exact zeros stay white. mark: (t, s) to be framed."""
+    matrix = np.asarray(matrix, dtype=float)
+    if matrix.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}"
+        )
+    shown = np.ma.masked_equal(matrix / max(matrix.max(), 1e-30), 0.0)
+    ax.imshow(shown, cmap="viridis_r", vmin=0, vmax=1, aspect="equal")
+    ax.set_xticks(range(len(columns)), [label(c) for c in columns])
+    ax.set_yticks(range(len(rows)), [label(r) for r in rows])
+    ax.set_xticks(np.arange(-0.5, len(columns)), minor=True)
+    ax.set_yticks(np.arange(-0.5, len(rows)), minor=True)
+    ax.grid(which="minor", color="#DDDDDD", linewidth=0.8)
+    ax.tick_params(which="both", length=0)
+    ax.set_title(title, fontsize=10)
+    for t, s in [] if mark is None else mark:
+        ax.add_patch(
+            plt.Rectangle((s - 0.5, t - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=2)
+        )
+
+
+def graph(
+    ax,
+    nodes: dict[str, tuple[float, float]],
+    edges: list[tuple[str, str]],
+    title: str = "",
+    colours=None,
+) -> None:
+    """Nodes at given places and arrows between them; an arrow in a row of nodes is bent over those between."""
+    for a, b in edges:
+        (x0, y0), (x1, y1) = nodes[a], nodes[b]
+        bend = -0.45 if y0 == y1 and abs(x1 - x0) > 1 else 0.0
+        ax.annotate(
+            "", (x1, y1), (x0, y0),
+            arrowprops={"arrowstyle": "-|>", "color": GREY, "shrinkA": 11, "shrinkB": 11,
+                        "connectionstyle": f"arc3,rad={bend}"},
+        )  # fmt: skip
+    for name, (x, y) in nodes.items():
+        colour = (colours or {}).get(name, SKY)
+        ax.scatter([x], [y], s=420, color=colour, zorder=3)
+        ax.text(x, y, name, ha="center", va="center", zorder=4)
+    xs, ys = zip(*nodes.values(), strict=True)
+    ax.set(xlim=(min(xs) - 0.5, max(xs) + 0.5), ylim=(min(ys) - 0.6, max(ys) + 0.9))
+    ax.set_title(title, fontsize=10)
+    ax.set_axis_off()

@@ -1,0 +1,400 @@
+"""The bug zoo: mistakes that are easy to make and train without complaint, as one-line changes.
+
+A bug is a change of text in one function of the package, and the laws (``tests/laws.py``) that notice
+it. ``test_bugs.py`` makes each change, sees the laws break, and takes the change back. Most were met in
+the wild: in published code, in forum questions, in the first drafts of this package.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import laws
+
+from sar_minimal import attention, decoding, files, losses, models, shift, training
+
+
+@dataclass(frozen=True)
+class Bug:
+    """name; what goes wrong, for the reader; the function it sits in; {right text: wrong text}; the laws
+    that notice, each with its argument if it has one; what they raise."""
+
+    name: str
+    story: str
+    where: Callable
+    change: dict[str, str]
+    caught_by: tuple[tuple, ...]
+    raises: type[Exception] = AssertionError
+
+    def release(self, patch) -> None:
+        """Put the bug into the package, until ``patch`` (pytest's monkeypatch) is undone.
+
+        The function keeps its identity and gets other code, so that everyone who imported it has the bug.
+        """
+        function = inspect.unwrap(self.where)
+        source = textwrap.dedent(inspect.getsource(function))
+        for right, wrong in self.change.items():
+            if source.count(right) != 1:
+                raise LookupError(
+                    f"{self.name}: expected {right!r} once in {function.__qualname__}, found it "
+                    f"{source.count(right)} times; the package has moved on, so should the bug"
+                )
+            source = source.replace(right, wrong)
+        made = {}
+        exec(compile(source, f"<{self.name}>", "exec"), function.__globals__, made)
+        mutant = inspect.unwrap(made[function.__name__])
+        patch.setattr(function, "__code__", mutant.__code__)
+        patch.setattr(function, "__defaults__", mutant.__defaults__)
+
+
+BUGS = [
+    # ------------------------------------------------------------ the shift and the losses
+    Bug(
+        "double shift",
+        "The targets are shifted, then the loss shifts them again: the model learns to skip a token.",
+        losses._cross_entropy,
+        {"shifted_targets(tokens, k)": "shifted_targets(tokens, k + 1)"},
+        ((laws.one_loss_in_three,), (laws.losses_read_their_own_row, "sum"), (laws.first_term,)),
+    ),
+    Bug(
+        "input shifted twice",
+        "The input is read two steps later: the token just before the target is never seen.",
+        training.loss_of,
+        {"shift_right(batch.y, START)": "shift_right(shift_right(batch.y, START), START)"},
+        ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
+    ),
+    Bug(
+        "input not shifted",
+        "The input is the target itself: the loss falls to 0, the model has learnt to copy.",
+        training.loss_of,
+        {"y_in = shift_right(batch.y, START)": "y_in = batch.y.clamp(min=0)"},
+        ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
+    ),
+    Bug(
+        "shift the wrong way",
+        "The input is read one step *earlier*, so each position sees the token after its target.",
+        shift.shift_right,
+        {"(start, tokens[:, :-1])": "(tokens[:, 1:], start)"},
+        (
+            (laws.shift_moves_one_step,),
+            (laws.both_codings_are_one,),
+            (laws.training_is_scoring, "ar"),
+        ),
+    ),
+    Bug(
+        "targets of the next row",
+        "A shift on the flattened batch: the last target of a row is the first token of the next.",
+        shift.shifted_targets,
+        {
+            "tokens.gather(1, source.clamp(max=T - 1))": "tokens.flatten()[(source + T * torch.arange("
+            "B)[:, None]) % (B * T)]",
+            "source >= T": "source < 0",
+        },
+        (
+            (laws.shift_moves_one_step,),
+            (laws.losses_read_their_own_row, "sum"),
+            (laws.one_loss_in_three,),
+        ),
+    ),
+    Bug(
+        "start = pad",
+        "The input begins with <pad> in training and with <s> in decoding.",
+        training.loss_of,
+        {"shift_right(batch.y, START)": "shift_right(batch.y, 0)"},
+        ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
+    ),
+    Bug(
+        "pad in the loss",
+        "Padding is a target like any other: the model is mostly trained to say <pad>.",
+        losses._cross_entropy,
+        {"targets.reshape(-1), ignore": "targets.reshape(-1).clamp(min=0), ignore"},
+        (
+            (laws.losses_read_their_own_row, "sum"),
+            (laws.padding_changes_no_loss, "ar"),
+            (laws.padding_changes_no_loss, "sar-full-2-vocabulary"),
+        ),
+    ),
+    Bug(
+        "mean over padding too",
+        "The sum skips padding and the divisor does not: short rows count for less.",
+        losses._cross_entropy,
+        {
+            "reduction=reduction\n    )\n    return": 'reduction="none" if reduction == "mean" else reduction\n'
+            '    )\n    if reduction == "mean":\n        return loss.mean()\n    return',
+        },
+        (
+            (laws.losses_read_their_own_row, "mean"),
+            (laws.padding_changes_no_loss, "lm"),
+            (laws.one_loss_in_three,),
+        ),
+    ),
+    # ------------------------------------------------------------ masks
+    Bug(
+        "leaking mask",
+        "The causal mask is off by one: each position sees the next one, which is its target.",
+        attention.causal_mask,
+        {"tril(past - strict)": "tril(past - strict + 1)"},
+        (
+            (laws.causality, "lm"),
+            (laws.causality, "ar"),
+            (laws.causality, "sar-causal-2-vocabulary"),
+            (laws.causality, "sar-causal-1-copy"),
+            (laws.cached_is_uncached, "lm"),
+            (laws.sums_to_one, "ar"),
+            (laws.shifted_product_sums_to_V,),
+            (laws.masks_are_their_definition,),
+        ),
+    ),
+    Bug(
+        "strict mask not strict",
+        "The query stream sees the position it is to predict (XLNet's two streams, undone).",
+        attention.causal_mask,
+        {"tril(past - strict)": "tril(past)"},
+        ((laws.masks_are_their_definition,), (laws.nothing_to_look_at_is_zero,)),
+    ),
+    Bug(
+        "every mask strict",
+        "Each position is blind to its own input, the newest that it may read.",
+        attention.causal_mask,
+        {"tril(past - strict)": "tril(past - 1)"},
+        (
+            (laws.causality, "sar-causal-2-copy"),
+            (laws.masks_are_their_definition,),
+            (laws.cached_is_uncached, "lm"),
+        ),
+    ),
+    Bug(
+        "CQA without its mask",
+        "All layers are causal and the last step, content-query attention, is not.",
+        models.DualStreamSAR.forward,
+        {
+            "query + self.cqa(content, query, turn, mask)": "query + self.cqa(content, query, turn, None)",
+            "self.cqa.scores(content, query, turn, mask)": "self.cqa.scores(content, query, turn, None)",
+        },
+        (
+            (laws.causality, "sar-causal-2-vocabulary"),
+            (laws.causality, "sar-causal-2-copy"),
+            (laws.copying_needs_the_original, "sar-causal-2-copy"),
+            (laws.padding_changes_no_logits, "sar-full-2-vocabulary"),
+        ),
+    ),
+    Bug(
+        "padding mask off by one",
+        "The first position after the end of a row is read.",
+        attention.padding_mask,
+        {"device) < lengths": "device) <= lengths"},
+        (
+            (laws.masks_are_their_definition,),
+            (laws.padding_changes_no_logits, "sar-full-2-vocabulary"),
+            (laws.padding_changes_no_logits, "ar"),
+            (laws.padding_changes_no_decoding, "ar"),
+        ),
+    ),
+    Bug(
+        "padding of the source read",
+        "The encoder is masked, the decoder's attention to it is not.",
+        models.EncoderDecoderAR.encode,
+        {"layer.memory(h, turn, mask)": "layer.memory(h, turn, None)"},
+        (
+            (laws.padding_changes_no_logits, "ar"),
+            (laws.padding_changes_no_loss, "ar"),
+            (laws.padding_changes_no_decoding, "ar"),
+        ),
+    ),
+    Bug(
+        "softmax over the wrong axis",
+        "The weights of each *source* position sum to 1, not those of each question.",
+        models.DualStreamSAR._copy,
+        {"scores.softmax(-1)": "scores.softmax(1)"},
+        ((laws.copying_needs_the_original, "sar-full-2-copy"),),
+    ),
+    # ------------------------------------------------------------ positions and the cache
+    Bug(
+        "positions restart",
+        "With a cache each new token is at position 0 again. The text stays fluent, and worse.",
+        models.Autoregressive.step,
+        {"turns.narrow(3, cache.used, T)": "turns.narrow(3, 0, T)"},
+        (
+            (laws.cached_is_uncached, "lm"),
+            (laws.cached_is_uncached, "ar"),
+            (laws.parallel_scoring, "ar"),
+        ),
+    ),
+    Bug(
+        "cache position off by one",
+        "A cached token is placed one position too early.",
+        models.Autoregressive.step,
+        {"turns.narrow(3, cache.used, T)": "turns.narrow(3, max(cache.used - 1, 0), T)"},
+        (
+            (laws.cached_is_uncached, "lm"),
+            (laws.cached_is_uncached, "ar"),
+            (laws.parallel_scoring, "lm"),
+        ),
+    ),
+    Bug(
+        "cached past hidden",
+        "The mask of a cached piece forgets that all of the past is visible.",
+        models.Autoregressive.step,
+        {
+            "causal_mask(T, past=cache.used, device=tokens.device) if T > 1 else None": "causal_mask(T + "
+            "cache.used).narrow(0, 0, T) if T > 1 else None"
+        },
+        ((laws.cached_is_uncached, "lm"), (laws.cached_is_uncached, "ar")),
+    ),
+    Bug(
+        "values turned too",
+        "Rotary positions are for queries and keys; turned values make position part of the content.",
+        attention.rotations,
+        {"torch.zeros_like(angles)": "angles"},
+        ((laws.values_are_not_turned,),),
+    ),
+    Bug(
+        "absolute angle",
+        "Keys turn the other way, so that the product depends on t + s instead of t - s.",
+        attention.rotations,
+        {"(angles, angles, ": "(angles, -angles, "},
+        ((laws.rotary_is_relative,),),
+    ),
+    Bug(
+        "angles kept from inference mode",
+        "Angles are made once; made while decoding, they break the training that follows.",
+        attention.heads,
+        {
+            "H: int)": "H: int, kept={})",
+            " * turn\n": " * kept.setdefault((turn.shape, turn.storage_offset()), 1 * turn)\n",
+        },
+        ((laws.decoding_leaves_no_trace, "lm"), (laws.decoding_leaves_no_trace, "ar")),
+        raises=RuntimeError,
+    ),
+    # ------------------------------------------------------------ decoding
+    Bug(
+        "output read back",
+        "One pass becomes two: what was predicted is corrected by reading it, and the text says one.",
+        decoding.one_pass,
+        {"= model(x, lengths)": "= model(model(x, lengths).argmax(-1), lengths)"},
+        (
+            (laws.one_pass_reads_no_output, "sar-causal-2-vocabulary"),
+            (laws.one_pass_reads_no_output, "sar-full-2-vocabulary"),
+        ),
+    ),
+    Bug(
+        "beam: all alike",
+        "All beams start alive and equal, so they stay equal: a wide beam is a slow greedy.",
+        decoding.beam,
+        {"~first, -math.inf": "~first, 0.0"},
+        ((laws.widest_beam_is_exhaustive, "lm"), (laws.widest_beam_is_exhaustive, "ar")),
+    ),
+    Bug(
+        "beam: cache left behind",
+        "Beams change places and their caches do not: each goes on from another's past.",
+        decoding.beam,
+        {"state.reorder(parent)": "pass"},
+        (
+            (laws.widest_beam_is_exhaustive, "lm"),
+            (laws.widest_beam_is_exhaustive, "ar"),
+            (laws.parallel_scoring, "lm"),
+        ),
+    ),
+    Bug(
+        "beam: tokens left behind",
+        "Beams change places and their tokens do not.",
+        decoding.beam,
+        {"= tokens[parent], log_probs[parent],": "= tokens, log_probs,"},
+        ((laws.widest_beam_is_exhaustive, "lm"), (laws.parallel_scoring, "ar")),
+    ),
+    Bug(
+        "beam: ends left behind",
+        "Beams change places and where they ended does not: some go on after their end.",
+        decoding.beam,
+        {"log_probs[parent], stop[parent]": "log_probs[parent], stop"},
+        ((laws.end_stops_a_beam, "lm"), (laws.end_stops_a_beam, "ar")),
+    ),
+    Bug(
+        "beam: source left behind",
+        "The cache follows the beams and the source does not.",
+        models.State.reorder,
+        {"(kv[:, rows], ": "(kv[:, rows // 2], "},
+        ((laws.widest_beam_is_exhaustive, "ar"), (laws.parallel_scoring, "ar")),
+    ),
+    Bug(
+        "prompt overwritten",
+        "In a batch of prompts the short ones end first, and the long ones are written over.",
+        decoding._generate,
+        {"(t < before) | (t >= stop)": "t >= stop"},
+        ((laws.padding_changes_no_decoding, "lm"),),
+    ),
+    Bug(
+        "temperature upside down",
+        "Multiplied where it should divide: hotter is more certain.",
+        decoding.sample,
+        {"/ temperature).softmax": "* temperature).softmax"},
+        ((laws.samples_follow_p, "temperature"),),
+    ),
+    Bug(
+        "seed ignored",
+        "Tokens are drawn from the global random state, whatever generator is given.",
+        decoding.sample,
+        {", generator=generator)": ")"},
+        ((laws.a_generator_is_a_sample, "ar"), (laws.a_generator_is_a_sample, "lm")),
+    ),
+    Bug(
+        "top k + 1",
+        "One token too many may be drawn.",
+        decoding.sample,
+        {"topk(top_k).values": "topk(top_k + 1).values"},
+        ((laws.samples_follow_p, "top_k"), (laws.padding_changes_no_decoding, "lm")),
+    ),
+    Bug(
+        "end never comes",
+        "The end token is looked for in the prompt's positions only.",
+        decoding._generate,
+        {"== end_id) & (t >= before)": "== end_id) & (t < before)"},
+        ((laws.end_stops_a_row, "ar"), (laws.end_stops_a_row, "lm")),
+    ),
+    Bug(
+        "dropout while decoding",
+        "The model answers differently each time.",
+        models.Block._drop,
+        {"if self.training and self.dropout": "if self.dropout"},
+        ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
+    ),
+    # ------------------------------------------------------------ training
+    Bug(
+        "answer as question",
+        "Algorithm 1 is fed y where it should read x: it learns the task at once, and nothing.",
+        training.loss_of,
+        {"model(batch.x, lengths), batch.y": "model(batch.y.clamp(min=0), lengths), batch.y"},
+        ((laws.y_is_no_input, "sar-causal-2-vocabulary"), (laws.y_is_no_input, "sar-full-2-copy")),
+    ),
+    Bug(
+        "optimiser forgotten",
+        "A resumed run begins with empty averages in AdamW: a bump in the loss, at every stop.",
+        training._restore,
+        {"optimizer.load_state_dict(state)": "pass"},
+        ((laws.resume_is_exact, "sar"),),
+    ),
+    Bug(
+        "random state forgotten",
+        "A resumed run draws other dropout than the one that never stopped.",
+        training._restore,
+        {"torch.set_rng_state(tensors": "(tensors"},
+        ((laws.resume_is_exact, "ar"),),
+    ),
+    Bug(
+        "data from the start",
+        "A resumed run reads the first batches again and never the last.",
+        training._endless,
+        {"skip=skip)": "skip=0)"},
+        ((laws.resume_is_exact, "lm"),),
+    ),
+    Bug(
+        "file half written",
+        "A checkpoint is written over the old one: stopped in between, both are gone.",
+        files.write_atomically,
+        {
+            "os.replace(partial, path)": "path.write_bytes(data[: len(data) // 2]); os.replace(partial, path)"
+        },
+        ((laws.full_disk_keeps_the_old_file,),),
+    ),
+]

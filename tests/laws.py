@@ -1,0 +1,677 @@
+"""The laws of the book (design.md, section 6) as functions, for test_laws.py and test_bugs.py.
+
+A law raises AssertionError when it is broken. ``test_laws.py`` calls each one on the package as it is,
+``test_bugs.py`` on a package with a bug in it, where the law has to break. The models are small and
+untrained, but *loud*: ``initialise`` starts so near to uniform that a wrong model would pass.
+"""
+
+import contextlib
+import errno
+import itertools
+import math
+import os
+import signal
+import unittest.mock
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sar_minimal import training
+from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding_mask, rotations
+from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
+from sar_minimal.files import write_atomically
+from sar_minimal.losses import ar_loss, sar_loss, slm_loss
+from sar_minimal.models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR
+from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
+from sar_minimal.tasks import Batch, load_task
+from sar_minimal.training import Recipe, loss_of, make_model, train
+
+SAR = {
+    f"sar-{mask}-{streams}-{completion}": dict(mask=mask, streams=streams, completion=completion)
+    for mask in ("causal", "full")
+    for streams in (2, 1)
+    for completion in ("vocabulary", "copy")
+}
+AR = ("ar", "lm")
+MODELS = (*SAR, *AR)
+
+LAWS = []  # (law, arguments), in the order of this file
+
+
+def law(*cases):
+    """Register a function as a law, to be held for each of ``cases`` (once if there are none)."""
+
+    def register(function):
+        LAWS.extend((function, (case,)) for case in cases)
+        if not cases:
+            LAWS.append((function, ()))
+        return function
+
+    return register
+
+
+def build(name: str, V: int = 11, **options):
+    """The model called ``name``, loud, in evaluation mode; x has a vocabulary of its own if it may."""
+    options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
+    S = V if options.get("completion") == "copy" else V + 1
+    kind = {"ar": EncoderDecoderAR, "lm": DecoderLM}.get(name, DualStreamSAR)
+    model = kind(Config(target_vocab=V, source_vocab=S, **options))
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=random)
+            if weight.dim() == 1:
+                weight.copy_(1 + 0.3 * noise)
+            else:
+                weight.copy_(noise * (0.5 if "embed" in key else 1.5 / math.sqrt(len(weight))))
+    return model.eval()
+
+
+def tokens(B: int, T: int, V: int = 11, seed: int = 0):
+    return torch.randint(4, V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def same(got, expected, what: str, atol: float = 1e-5):
+    torch.testing.assert_close(
+        got, expected, atol=atol, rtol=0, msg=lambda text: f"{what}\n{text}", check_dtype=False
+    )
+
+
+def every_sequence(V: int, T: int):
+    """All V ** T sequences, (V ** T, T)."""
+    return torch.tensor(list(itertools.product(range(V), repeat=T)))
+
+
+def score(model, x, y):
+    """log p(y_t | ...) of given tokens, (B, T), from the model's own ``forward``."""
+    if isinstance(model, DualStreamSAR):
+        logits = model(x)
+    elif isinstance(model, EncoderDecoderAR):
+        logits = model(x, shift_right(y, START))
+    else:
+        logits = model(shift_right(y, START))
+    return -ar_loss(logits, y, "none")
+
+
+# ---------------------------------------------------------------- the shift
+
+
+@law()
+def shift_moves_one_step():
+    """Position t of the input holds the token before t, position t of the target the one k after."""
+    y = ignore_padding(tokens(3, 5), torch.tensor([5, 3, 1]))
+    for b, row in enumerate(y.tolist()):
+        read = shift_right(y, START)[b].tolist()
+        expected = [START, *(PAD if token == IGNORE else token for token in row)][: len(row)]
+        assert read == expected, f"shift_right of {row} is {read}, expected {expected}"
+        for k in range(7):
+            target = shifted_targets(y, k)[b].tolist()
+            expected = [row[t + k] if t + k < len(row) else IGNORE for t in range(len(row))]
+            assert target == expected, f"targets {k} after {row} are {target}, expected {expected}"
+
+
+@law()
+def both_codings_are_one():
+    """Where both codings predict a token, they predict the same token from the same past."""
+    y = ignore_padding(tokens(3, 6), torch.tensor([6, 4, 2]))
+    read, target = shift_right(y, START), shifted_targets(y)
+    for b, t in itertools.product(range(3), range(5)):
+        # coding 1 has read this much when it is asked for y[t + 1]; coding 2 has read it too
+        assert target[b, t] == y[b, t + 1], "coding 2 asks for another token than coding 1"
+        if y[b, t + 1] != IGNORE:
+            assert read[b, t + 1] == y[b, t], "coding 1 does not read the token before its target"
+
+
+# ---------------------------------------------------------------- 1 causality
+
+
+def reads(model, x, embed, outputs) -> torch.Tensor:
+    """Which inputs each output reads: a (T, S) table of gradients, summed in absolute value.
+
+    All tokens of x (1, S) differ, so row x[s] of the embedding is the input at s and nothing else.
+    """
+    table = []
+    for output in outputs:
+        (gradient,) = torch.autograd.grad(output, embed, retain_graph=True)
+        table.append(gradient[x[0]].abs().sum(-1))
+    return torch.stack(table)
+
+
+def _check_reads(table, visible, what):
+    assert (table[~visible] == 0).all(), f"{what}: an output reads a hidden input\n{table}"
+    assert (table[visible] > 1e-6).all(), f"{what}: an output reads nothing of a visible input"
+
+
+@law(*MODELS)
+def causality(name):
+    """The gradient of output t with respect to a hidden input is exactly 0, to a visible one it is not."""
+    T = 5
+    model = build(name)
+    x = torch.tensor([[4, 8, 5, 7, 6]])  # 9 and 10 are not in it
+    random = torch.randn(11, generator=torch.Generator().manual_seed(0))
+    causal = torch.ones(T, T).tril().bool()
+    if name in AR:
+        # the embedding is the head too: ask for the logits of tokens that are no input
+        logits = model(x) if name == "lm" else model(x, x)
+        outputs = (logits[0, :, 9:] * random[9:]).sum(-1)
+        _check_reads(reads(model, x, model.embed, outputs), causal, f"{name}, y")
+        if name == "ar":
+            table = reads(model, x, model.source_embed, outputs)
+            _check_reads(table, torch.ones(T, T).bool(), "ar, x")
+        return
+    outputs = (model(x)[0].log_softmax(-1) * random).sum(-1)
+    visible = causal if "causal" in name else torch.ones(T, T).bool()
+    for stream, embed in enumerate(model.embed):
+        table = reads(model, x, embed, outputs)
+        if name.startswith("sar-causal") and name.endswith("copy"):
+            assert (table[0] == 0).all(), "the first token can be copied from one place alone"
+            table, visible = table[1:], causal[1:]
+        _check_reads(table, visible, f"{name}, stream {stream}")
+
+
+@law(*SAR)
+def y_is_no_input(name):
+    """Algorithm 1 computes the same from x whatever y is: the targets enter the loss alone."""
+    model, x, seen = build(name), tokens(2, 5), []
+    model.register_forward_hook(lambda _, __, logits: seen.append(logits))
+    lengths = torch.tensor([5, 5])
+    losses = [loss_of(model, Batch(x, lengths, tokens(2, 5, seed=s), lengths)) for s in (1, 2)]
+    assert torch.equal(*seen), "the logits depend on y"
+    assert losses[0] != losses[1], "the loss does not depend on y"
+
+
+# ---------------------------------------------------------------- 2 parallel scoring
+
+
+@law(*AR)
+def parallel_scoring(name):
+    """Scoring all tokens at once gives what making them one by one gave."""
+    model, x = build(name), tokens(3, 5)
+    lengths = None if name == "lm" else torch.tensor([5, 2, 4])
+    generator = torch.Generator().manual_seed(0)
+    for made in (
+        greedy(model, x, lengths, new=6),
+        sample(model, x, lengths, new=6, generator=generator),
+        sample(model, x, lengths, new=6, temperature=2.0, top_k=5, generator=generator),
+        beam(model, x, lengths, new=6, width=3),
+    ):
+        expected = log_likelihood(model, x, made.tokens, lengths)
+        same(made.log_probs, expected, "log-probability of the tokens that were made")
+
+
+@law(*AR)
+def training_is_scoring(name):
+    """The training loss of a batch is minus the log-probability that decoding gives its targets."""
+    model, x, y = build(name, dropout=0.5), tokens(3, 5), tokens(3, 6, seed=1)
+    x_lengths, y_lengths = torch.tensor([5, 2, 4]), torch.tensor([6, 3, 1])
+    targets = ignore_padding(y, y_lengths)
+    loss = loss_of(model, Batch(x, x_lengths, targets, y_lengths), "none")
+    start = torch.full((3, 1), START)
+    scored = log_likelihood(model, *((start, y) if name == "lm" else (x, y, x_lengths)))
+    same(loss, -scored.masked_fill(targets == IGNORE, 0.0), "loss and score")
+
+
+# ---------------------------------------------------------------- 3 cache
+
+
+@law(*AR)
+def cached_is_uncached(name):
+    """Reading in pieces, with a cache, gives the logits of reading all at once."""
+    model, x, y = build(name), tokens(3, 5), tokens(3, 7, seed=1)
+    lengths = None if name == "lm" else torch.tensor([5, 2, 4])
+    whole = model(y) if name == "lm" else model(x, y, lengths)
+    for pieces in ([7], [1] * 7, [3, 4], [2, 1, 4], [6, 1]):
+        with torch.inference_mode():
+            state = model.start(y if name == "lm" else x, lengths, 7)[0]
+            logits = [model.step(piece, state) for piece in y.split(pieces, dim=1)]
+        same(torch.cat(logits, dim=1), whole, f"pieces of {pieces}")
+
+
+# ---------------------------------------------------------------- 4 padding and batch-mates
+
+LENGTHS = torch.tensor([3, 6, 1, 5])
+
+
+def _alone(x, b):
+    return x[b : b + 1, : LENGTHS[b]]
+
+
+@law(*MODELS)
+def padding_changes_no_logits(name):
+    """A row has the same logits alone as in a batch, whatever stands in its padding."""
+    model, x, y = build(name), tokens(4, 6), tokens(4, 6, seed=1)
+    if name == "lm":
+        batch = model(y)
+    else:
+        batch = model(x, LENGTHS) if name in SAR else model(x, y, LENGTHS)
+    for b, n in enumerate(LENGTHS.tolist()):
+        if name == "lm":
+            alone = model(_alone(y, b))
+        else:
+            alone = model(_alone(x, b)) if name in SAR else model(_alone(x, b), _alone(y, b))
+        same(batch[b, :n], alone[0], f"row {b}")
+
+
+@law(*MODELS)
+def padding_changes_no_loss(name):
+    """The loss of a batch is the mean over its tokens of what each row loses alone."""
+    model, x, y = build(name), tokens(4, 6), tokens(4, 6, seed=1)
+    if name.endswith("copy"):
+        y = x.flip(1)  # what a copying model can say at all
+    batch = Batch(x, LENGTHS, ignore_padding(y, LENGTHS), LENGTHS)
+    n = [LENGTHS[b : b + 1] for b in range(4)]
+    alone = [Batch(_alone(x, b), n[b], _alone(y, b), n[b]) for b in range(4)]
+    total = sum(loss_of(model, row, "sum") for row in alone)
+    same(loss_of(model, batch, "sum"), total, "sum", atol=1e-4)
+    same(loss_of(model, batch), total / LENGTHS.sum(), "mean")
+    each = loss_of(model, batch, "none")
+    assert (each[batch.y == IGNORE] == 0).all(), "padding has a loss"
+    same(each[2, :1], loss_of(model, alone[2], "none")[0], "none")
+
+
+@law("mean", "sum", "none")
+def losses_read_their_own_row(reduction):
+    """No loss reads another row of the batch, or a token past the end of its own."""
+    logits, y = torch.randn(4, 6, 11, generator=torch.Generator().manual_seed(0)), tokens(4, 6)
+    shifts = torch.tensor([0, 2, 0, 4])
+    padded = ignore_padding(y, LENGTHS)
+    for loss, k in ((ar_loss, [0] * 4), (sar_loss, [1] * 4), (slm_loss, shifts.tolist())):
+        extra = (shifts,) if loss is slm_loss else ()
+        got = loss(logits, padded, *extra, reduction)
+        terms = [
+            [-logits[b, t].log_softmax(-1)[y[b, t + k[b]]] for t in range(int(LENGTHS[b]) - k[b])]
+            for b in range(4)
+        ]
+        counted = torch.stack([term for row in terms for term in row])
+        if reduction == "none":
+            for b, row in enumerate(terms):
+                same(got[b, : len(row)], torch.tensor(row), f"{loss.__name__}, row {b}")
+                assert (got[b, len(row) :] == 0).all(), f"{loss.__name__}: padding has a loss"
+        else:
+            same(got, getattr(counted, reduction)(), loss.__name__)
+
+
+@law(*MODELS)
+def padding_changes_no_decoding(name):
+    """A row is decoded the same alone as in a batch, whatever stands in its padding."""
+    model, x = build(name), tokens(4, 6)
+    decoders = {"one pass": one_pass} if name in SAR else {
+        "greedy": greedy,
+        "beam": beam,
+        "sample": lambda *a: sample(*a, top_k=1),  # greedy by another way, so that it is comparable
+    }  # fmt: skip
+    for which, decode in decoders.items():
+        batch = decode(model, x, LENGTHS)
+        assert batch.lengths.tolist() == LENGTHS.tolist(), f"{which}: lengths {batch.lengths}"
+        for b, n in enumerate(LENGTHS.tolist()):
+            alone = decode(model, _alone(x, b))
+            assert batch.tokens[b, :n].tolist() == alone.tokens[0].tolist(), f"{which}, row {b}"
+            same(batch.log_probs[b, :n], alone.log_probs[0], f"{which}, row {b}")
+            assert (batch.tokens[b, n:] == PAD).all() and (batch.log_probs[b, n:] == 0).all()
+
+
+# ---------------------------------------------------------------- 5 sums to 1
+
+
+@law(*MODELS)
+def sums_to_one(name):
+    """The probabilities of all sequences y, given one x, sum to 1."""
+    y = every_sequence(3, 4)
+    x = torch.tensor([[0, 2, 1, 2]]).expand(len(y), 4)
+    total = score(build(name, V=3), x, y).sum(-1).exp().sum()
+    same(total, torch.ones(()), "sum over all y")
+
+
+@law()
+def shifted_product_sums_to_V():
+    """The document's product of p(x_{t+1} | x_<=t), t < T, sums to V: nothing predicts x_1."""
+    x = every_sequence(3, 4)
+    log_p = -sar_loss(build("lm", V=3)(x), x, "none").sum(-1)
+    same(log_p.exp().sum(), torch.tensor(3.0), "sum over all x")
+
+
+# ---------------------------------------------------------------- 6 the first token's term
+
+
+@law()
+def first_term():
+    """ar_loss - sar_loss is the first token's term, in value and in every gradient."""
+    model = build("lm").double()
+    weights = list(model.parameters())
+    x = ignore_padding(tokens(4, 6), LENGTHS)
+    # <s> x_1 ... x_T is read once: output t predicts x_{t+1} (coding 1), and so does output t + 1
+    # of the same reading for the token after it (coding 2).
+    read = torch.cat((shift_right(x, START), torch.full((4, 1), PAD)), dim=1)
+    for b, n in enumerate(LENGTHS.tolist()):
+        read[b, n] = x[b, n - 1]
+    logits = model(read)
+    ar = ar_loss(logits.narrow(1, 0, 6), x, "sum")
+    sar = sar_loss(logits.narrow(1, 1, 6), x, "sum")
+    first = F.cross_entropy(logits[:, 0], x[:, 0], reduction="sum")
+    same(ar - sar, first, "value", atol=1e-6)
+    gradients = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in (ar, sar, first)]
+    for a, s, f in zip(*gradients, strict=True):
+        assert f.abs().max() > 1e-3, "the first term has no gradient: the comparison says nothing"
+        same(a - s, f, "gradient", atol=1e-6)
+    each = ar_loss(logits.narrow(1, 0, 6), x, "none")
+    same(each.narrow(1, 1, 5), sar_loss(logits.narrow(1, 1, 6), x, "none"), "term by term")
+
+
+@law()
+def one_loss_in_three():
+    """ar_loss is slm_loss with shift 0, sar_loss with shift 1, and both are torch's cross-entropy."""
+    logits = torch.randn(4, 6, 11, generator=torch.Generator().manual_seed(0))
+    y = ignore_padding(tokens(4, 6), LENGTHS)
+    for reduction in ("mean", "sum", "none"):
+        zero, one = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
+        same(slm_loss(logits, y, zero, reduction), ar_loss(logits, y, reduction), "shift 0")
+        slm = slm_loss(logits, y, one, reduction)
+        slm = slm.narrow(1, 0, 5) if reduction == "none" else slm
+        same(slm, sar_loss(logits, y, reduction), "shift 1")
+    by_hand = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
+    same(ar_loss(logits, y), by_hand, "L_AR by hand")
+    later, target = logits.narrow(1, 0, 5).flatten(0, 1), y.narrow(1, 1, 5).flatten()
+    same(sar_loss(logits, y), F.cross_entropy(later, target, ignore_index=IGNORE), "L_SAR by hand")
+
+
+# ---------------------------------------------------------------- 8 one pass
+
+
+@law(*SAR)
+def one_pass_reads_no_output(name):
+    """Forcing one predicted token to be another changes no other prediction, in one pass."""
+    model, x = build(name), tokens(2, 6)
+    free, passes = one_pass(model, x), []
+    other = (free.tokens[:, 2] + 1) % 11
+
+    def force(_, __, logits):
+        passes.append(1)
+        bonus = torch.zeros_like(logits)
+        bonus[[0, 1], 2, other] = 100
+        return logits + bonus
+
+    with model.register_forward_hook(force):
+        forced = one_pass(model, x)
+    assert len(passes) == forced.steps == 1, f"{len(passes)} passes, {forced.steps} said"
+    assert torch.equal(forced.tokens[:, 2], other), "nothing was forced"
+    others = [0, 1, 3, 4, 5]
+    assert torch.equal(forced.tokens[:, others], free.tokens[:, others]), "another token changed"
+    assert torch.equal(forced.log_probs[:, others], free.log_probs[:, others]), "a log p changed"
+
+
+@law(*AR)
+def step_by_step_reads_its_output(name):
+    """Forcing one predicted token changes every later log-probability, and no earlier one."""
+    model, x = build(name), tokens(2, 6)
+    free, step, calls = greedy(model, x, new=6), model.step, []
+
+    def force(*arguments, **options):
+        logits = step(*arguments, **options)
+        calls.append(1)
+        if len(calls) == 3:
+            logits[[0, 1], -1, (free.tokens[:, 2] + 1) % 11] += 100
+        return logits
+
+    model.step = force
+    forced = greedy(model, x, new=6)
+    assert len(calls) == forced.steps == free.steps == 6, f"{len(calls)} steps, {forced.steps} said"
+    assert torch.equal(forced.log_probs[:, :2], free.log_probs[:, :2]), "the past changed"
+    assert (forced.log_probs[:, 3:] != free.log_probs[:, 3:]).all(), "the future did not"
+
+
+# ---------------------------------------------------------------- decoders
+
+
+@law(*AR)
+def narrowest_beam_is_greedy(name):
+    """A beam of width 1 is greedy decoding."""
+    model, x = build(name), tokens(4, 6)
+    for options in ({}, {"new": 7}, {"new": 7, "end_id": 5}, {"new": torch.tensor([2, 5, 1, 7])}):
+        one, other = beam(model, x, width=1, **options), greedy(model, x, **options)
+        assert torch.equal(one.tokens, other.tokens), f"{options}"
+        same(one.log_probs, other.log_probs, f"{options}")
+        assert one.steps == other.steps and torch.equal(one.lengths, other.lengths)
+
+
+@law(*AR)
+def widest_beam_is_exhaustive(name):
+    """A beam as wide as there are prefixes to keep, V ** (T - 1), finds the best of all sequences."""
+    V, T = 3, 4
+    model, y = build(name, V=V), every_sequence(V, T)
+    x = every_sequence(V, 3)  # a prompt or a source a row
+    found = beam(model, x, new=T, width=V ** (T - 1))
+    pairs = x.repeat_interleave(len(y), 0), y.repeat(len(x), 1)
+    scores = log_likelihood(model, *pairs).sum(-1).view(len(x), len(y))
+    assert torch.equal(found.tokens, y[scores.argmax(-1)]), "not the best"
+    same(found.log_probs.sum(-1), scores.max(-1).values, "score")
+    assert not torch.equal(found.tokens, greedy(model, x, new=T).tokens), "greedy finds it too"
+
+
+@law(*AR)
+def end_stops_a_beam(name):
+    """With an end token the widest beam finds the best of all sequences that stop at their first end."""
+    V, T = 3, 4
+    model, x, y = build(name, V=V), every_sequence(V, 3), every_sequence(V, T)
+    pairs = x.repeat_interleave(len(y), 0), y.repeat(len(x), 1)
+    each = log_likelihood(model, *pairs).view(len(x), len(y), T)
+    lengths = set()
+    for end in range(V):
+        found = beam(model, x, new=T, end_id=end, width=V**T)
+        after = (y == end).cumsum(-1) - (y == end).long() > 0  # the first end
+        scores = each.masked_fill(after, 0.0).sum(-1)
+        best = scores.argmax(-1)
+        same(found.log_probs.sum(-1), scores.max(-1).values, f"score, {end=}")
+        assert torch.equal(found.lengths, T - after[best].sum(-1)), f"lengths, {end=}"
+        longest = found.tokens.shape[1]
+        expected = y.masked_fill(after, PAD)[best].narrow(1, 0, longest)
+        assert torch.equal(found.tokens, expected), f"not the best, {end=}"
+        lengths |= set(found.lengths.tolist())
+    assert len(lengths) > 1, "all rows end alike: the comparison says little"
+
+
+@law("plain", "temperature", "top_k")
+def samples_follow_p(which):
+    """Sequences are drawn as often as the model says (chi-square)."""
+    V, N = 4, 6000
+    model, y = build("lm", V=V), every_sequence(V, 2)
+    options = {"plain": {}, "temperature": {"temperature": 2.0}, "top_k": {"top_k": 3}}[which]
+    log_p = model(torch.cat((torch.full((len(y), 1), START), y), 1)).log_softmax(-1)[:, :2]
+    if which == "top_k":
+        log_p = log_p.masked_fill(log_p == log_p.min(-1, keepdim=True).values, -math.inf)
+    p = (log_p / options.get("temperature", 1.0)).softmax(-1)
+    p = p.gather(2, y[..., None])[..., 0].prod(-1)  # of each of the V ** 2 sequences
+    generator = torch.Generator().manual_seed(0)
+    drawn = sample(model, torch.full((N, 1), START), new=2, generator=generator, **options).tokens
+    seen = torch.bincount(drawn[:, 0] * V + drawn[:, 1], minlength=V * V)
+    assert (seen[p == 0] == 0).all(), "a token outside the top k was drawn"
+    often = p * N >= 1  # chi-square is no good for cells that expect less
+    chi2 = ((seen - N * p) ** 2 / (N * p))[often].sum()
+    assert chi2 < 45, (
+        f"chi-square {chi2:.0f} for {int(often.sum())} cells; 45 is 1 in 10,000 for 16"
+    )
+
+
+@law(*AR)
+def a_generator_is_a_sample(name):
+    """The same seed of the generator draws the same tokens, another seed draws others."""
+    model, x = build(name), tokens(4, 6)
+    one, two, other = (
+        sample(model, x, generator=torch.Generator().manual_seed(seed)).tokens for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, two), "the same seed, other tokens"
+    assert not torch.equal(one, other), "another seed, the same tokens"
+
+
+@law(*AR)
+def end_stops_a_row(name):
+    """A row ends with its first end token, the others go on; ``new`` bounds each row by its own."""
+    model, x = build(name), tokens(5, 6)
+    free = greedy(model, x, new=8)
+    end = int(free.tokens[0, 3])  # what row 0 says, at the latest in its fourth step
+    limits = torch.tensor([8, 8, 8, 3, 1])
+    made = greedy(model, x, new=limits, end_id=end)
+    for b, row in enumerate(free.tokens.tolist()):
+        row = row[: limits[b]]
+        row = row[: row.index(end) + 1] if end in row else row
+        n = int(made.lengths[b])
+        assert made.tokens[b, :n].tolist() == row, f"row {b}"
+        assert (made.tokens[b, n:] == PAD).all() and (made.log_probs[b, n:] == 0).all()
+
+
+# ---------------------------------------------------------------- attention
+
+
+@law()
+def masks_are_their_definition():
+    """Masks say who may look at whom, as a double loop over t and s says it."""
+    for T, past, strict in itertools.product((1, 2, 5), (0, 3), (False, True)):
+        mask = causal_mask(T, strict=strict, past=past)
+        assert mask.shape == (T, past + T) and mask.dtype == torch.bool
+        for t, s in itertools.product(range(T), range(past + T)):
+            visible = s < past + t if strict else s <= past + t
+            assert bool(mask[t, s]) == visible, f"causal, {T=} {past=} {strict=} {t=} {s=}"
+    assert full_mask(4).all() and full_mask(4).shape == (4, 4)
+    mask = padding_mask(torch.tensor([3, 1, 4]), 4)
+    assert mask.shape == (3, 1, 1, 4)
+    for b, n in enumerate((3, 1, 4)):
+        assert mask[b, 0, 0].tolist() == [s < n for s in range(4)], f"padding, row {b}"
+
+
+@law()
+def rotary_is_relative():
+    """Turned by their positions, a query and a key have a product that only their distance decides."""
+    q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    turn = torch.view_as_complex(rotations(12, 8))
+
+    def product(t, s):
+        def turned(v, at, which):
+            return heads(v[None, None], turn[which : which + 1, :, :, at : at + 1], 1).flatten()
+
+        return turned(q, t, 0) @ turned(k, s, 1)
+
+    products = {d: [product(s + d, s) for s in range(12) if 0 <= s + d < 12] for d in range(-5, 6)}
+    for d, equal in products.items():
+        same(torch.stack(equal), equal[0].expand(len(equal)), f"distance {d}")
+    assert len({round(float(equal[0]), 3) for equal in products.values()}) == 11, "all the same"
+
+
+@law()
+def values_are_not_turned():
+    """What is read of a sequence of equal values is that value, wherever the reader stands."""
+    x = torch.randn(8, generator=torch.Generator().manual_seed(0)).expand(1, 6, 8)
+    q, k, v = heads(x.repeat(1, 1, 3), torch.view_as_complex(rotations(6, 4)), H=2)
+    same(attend(q, torch.stack((k, v)), causal_mask(6)), x, "what was read")
+
+
+@law()
+def nothing_to_look_at_is_zero():
+    """Under the strict mask the first row reads 0, and its gradients are finite."""
+    random = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 2, 4, 8, generator=random, requires_grad=True)
+    kv = torch.randn(2, 1, 2, 4, 8, generator=random, requires_grad=True)
+    for backend in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):  # training's, decoding's on a CPU
+        with sdpa_kernel(backend):
+            read = attend(q, kv, causal_mask(4, strict=True))
+            assert (read[0, 0] == 0).all() and (read[0, 1:].abs().sum(-1) > 1e-3).all(), backend
+            for gradient in torch.autograd.grad((read**2).sum(), (q, kv)):
+                assert gradient.isfinite().all(), f"gradients are not finite ({backend})"
+
+
+@law(*(name for name in SAR if name.endswith("copy")))
+def copying_needs_the_original(name):
+    """A token that x lacks (where it may look) has at most the floor; all of them sum to 1."""
+    model, x = build(name), torch.tensor([[4, 8, 5, 4, 6]])
+    p = model(x)[0].exp()  # (T, V): the logits are log-probabilities
+    same(p.sum(-1), torch.ones(5), "sum over the vocabulary")
+    for t in range(5):
+        seen = set(x[0].tolist() if "full" in name else x[0, : t + 1].tolist())
+        for v in range(11):
+            if v not in seen:
+                assert p[t, v] <= model.COPY_FLOOR, f"{v} is not in x but has p = {p[t, v]}"
+            else:
+                assert p[t, v] > model.COPY_FLOOR, f"{v} is in x but has p = {p[t, v]}"
+
+
+# ---------------------------------------------------------------- training
+
+
+@law(*AR)
+def decoding_leaves_no_trace(name):
+    """A model that has decoded trains as if it had not."""
+
+    def gradients(decode_first):
+        model, x = build(name), tokens(2, 5)
+        if decode_first:
+            greedy(model, x)
+            log_likelihood(model, x, x)
+        n = torch.tensor([5, 5])
+        loss_of(model, Batch(x, n, x, n)).backward()
+        return [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        same(one, other, "gradient", atol=0)
+
+
+@contextlib.contextmanager
+def ctrl_c(at_step: int):
+    """Press Ctrl-C in the middle of the step that comes after ``at_step - 1`` whole ones."""
+    count, loss_of = itertools.count(1), training.loss_of
+
+    def interrupted(*arguments):
+        if next(count) == at_step:
+            signal.raise_signal(signal.SIGINT)
+        return loss_of(*arguments)
+
+    training.loss_of = interrupted
+    try:
+        yield
+    finally:
+        training.loss_of = loss_of
+
+
+TINY = dict(symbols=6, min_length=2, max_length=4, sizes=(60, 10, 10))
+
+
+def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
+    """A few steps on a tiny task: the model and its metrics."""
+    task = task or load_task("reverse", **TINY)
+    options = dict(width=16, layers=1, heads=2, max_length=8, dropout=0.2) | options
+    model = make_model(kind, task, **options)
+    recipe = recipe or Recipe(steps=12, tokens=40, warmup=4, report=3, checkpoint=4)
+    return model, train(model, task, recipe, folder, resume, progress=False)
+
+
+@law("sar", "ar", "lm")
+def resume_is_exact(kind, tmp_path):
+    """A run that was stopped and resumed ends with the weights, to the last bit, of one that was not."""
+    model, metrics = run(tmp_path / "whole", kind)
+    with ctrl_c(at_step=6), contextlib.suppress(training.Interrupted):
+        run(tmp_path / "parts", kind)
+        raise AssertionError("Ctrl-C was not noticed")
+    resumed, parts = run(tmp_path / "parts", kind, resume=True)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), f"{name} differs"
+    assert [row["step"] for row in parts] == [row["step"] for row in metrics] == [3, 6, 9, 12]
+    assert parts[-1]["validation"] == metrics[-1]["validation"]
+
+
+@law()
+def full_disk_keeps_the_old_file(tmp_path):
+    """When the disk is full in the middle of a file, the old one is still there, whole, and no part."""
+    path = tmp_path / "file"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"old, whole")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with unittest.mock.patch("os.replace", full):
+        try:
+            write_atomically(path, b"new" * 1000)
+        except OSError as error:
+            assert str(path) in str(error), f"the message does not name the file: {error}"
+        else:
+            raise AssertionError("nobody was told that the disk is full")
+    assert path.read_bytes() == b"old, whole", "the old file is gone"
+    assert list(tmp_path.iterdir()) == [path], f"left behind: {list(tmp_path.iterdir())}"

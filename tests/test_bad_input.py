@@ -1,0 +1,481 @@
+"""Bad input is refused at once, with the argument's name, what was expected and what was given.
+
+Tasks and their options have their own tests of this kind in test_tasks.py, the command in test_cli.py.
+"""
+
+import errno
+import json
+import os
+import re
+
+import pytest
+import torch
+from laws import TINY, build, ctrl_c, run, tokens
+
+from sar_minimal import training
+from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
+from sar_minimal.losses import ar_loss, sar_loss, slm_loss
+from sar_minimal.models import (
+    Config,
+    DamagedCheckpoint,
+    DualStreamSAR,
+    EncoderDecoderAR,
+    load,
+    save,
+)
+from sar_minimal.shift import (
+    IGNORE,
+    START,
+    check_lengths,
+    ignore_padding,
+    shift_right,
+    shifted_targets,
+)
+from sar_minimal.tasks import Batch, Split, load_task
+from sar_minimal.training import Recipe, evaluate, load_run, loss_of, make_model, train
+
+X = tokens(2, 5)
+EMPTY = torch.zeros(2, 0, dtype=torch.int64)
+LOGITS = torch.zeros(2, 5, 11)
+FULL = torch.tensor([5, 5])
+
+
+def refuses(error, message, call, *arguments, **options):
+    with pytest.raises(error, match=message):
+        call(*arguments, **options)
+
+
+# ---------------------------------------------------------------- token ids
+
+BAD_TOKENS = [
+    (X.tolist(), TypeError, "expected a torch.Tensor of token ids, got list"),
+    (X.float(), TypeError, "expected token ids of dtype int64 or int32, got torch.float32"),
+    (X > 0, TypeError, "expected token ids of dtype int64 or int32, got torch.bool"),
+    (X[0], ValueError, r"expected shape \(B, T\), got \(5,\)"),
+    (X[None], ValueError, r"expected shape \(B, T\), got \(1, 2, 5\)"),
+    (EMPTY, ValueError, r"expected at least one token, got shape \(2, 0\)"),
+    (X[:0], ValueError, r"expected at least one token, got shape \(0, 5\)"),
+]
+READERS = {
+    "shift_right": ("tokens", lambda x: shift_right(x, START)),
+    "shifted_targets": ("tokens", shifted_targets),
+    "ignore_padding": ("tokens", lambda x: ignore_padding(x, FULL)),
+    "ar_loss": ("tokens", lambda x: ar_loss(LOGITS, x)),
+    "sar_loss": ("tokens", lambda x: sar_loss(LOGITS, x)),
+    "slm_loss": ("tokens", lambda x: slm_loss(LOGITS, x, FULL)),
+    "DualStreamSAR": ("x", build("sar-full-2-vocabulary")),
+    "EncoderDecoderAR-x": ("x", lambda x: build("ar")(x, X)),
+    "EncoderDecoderAR-y_in": ("y_in", lambda y: build("ar")(X, y)),
+    "DecoderLM": ("tokens", build("lm")),
+    "one_pass": ("x", lambda x: one_pass(build("sar-causal-2-vocabulary"), x)),
+    "greedy": ("x", lambda x: greedy(build("ar"), x)),
+    "sample": ("x", lambda x: sample(build("lm"), x)),
+    "beam": ("x", lambda x: beam(build("lm"), x)),
+    "log_likelihood-x": ("x", lambda x: log_likelihood(build("lm"), x, X)),
+    "log_likelihood-y": ("y", lambda y: log_likelihood(build("lm"), X, y)),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TOKENS, ids=["list", "float", "bool", "1d", "3d", "T=0", "B=0"])
+@pytest.mark.parametrize("reader", READERS)
+def test_tokens_are_integers_of_shape_B_T(reader, bad):
+    (name, call), (tensor, error, message) = READERS[reader], bad
+    refuses(error, f"^{name}: {message}", call, tensor)
+
+
+@pytest.mark.parametrize(
+    "reader", [r for r in READERS if r not in ("shift_right", "shifted_targets", "ignore_padding")]
+)
+@pytest.mark.parametrize("wrong", (-1, 12))
+def test_token_ids_are_in_the_vocabulary(reader, wrong):
+    name, call = READERS[reader]
+    x = X.clone()
+    x[1, 2] = wrong
+    refuses(ValueError, rf"^{name}: expected ids in 0\.\.1[01].*, got {wrong}", call, x)
+
+
+def test_padding_is_no_input():
+    """IGNORE marks padding in targets; a model that is fed it says so instead of reading nonsense."""
+    x = ignore_padding(X, torch.tensor([5, 3]))
+    for name in ("sar-full-2-vocabulary", "lm"):
+        refuses(ValueError, rf"expected ids in .*, got {IGNORE}", build(name), x)
+
+
+def test_start_id():
+    for wrong in (-1, 1.0, True, None, torch.tensor(1)):
+        refuses(ValueError, "^start_id: expected a token id", shift_right, X, wrong)
+
+
+@pytest.mark.parametrize(
+    "k, error, message",
+    [
+        (-1, ValueError, r"expected a shift >= 0 \(targets lie ahead\), got -1"),
+        (torch.tensor([1, -2]), ValueError, r"expected a shift >= 0 .*, got -2"),
+        (1.0, TypeError, "expected an int or an integer tensor, got float"),
+        (True, TypeError, "expected an int or an integer tensor, got bool"),
+        (torch.ones(2), ValueError, r"shape \(2,\), got torch.float32 \(2,\)"),
+        (torch.tensor([1, 1, 1]), ValueError, r"shape \(2,\), got torch.int64 \(3,\)"),
+        (torch.tensor(1), ValueError, r"shape \(2,\), got torch.int64 \(\)"),  # no broadcast
+    ],
+)
+def test_shift(k, error, message):
+    refuses(error, f"^k: .*{message}", shifted_targets, X, k)
+    if isinstance(k, torch.Tensor):
+        refuses(error, f"^k: .*{message}", slm_loss, LOGITS, X, k)
+    else:
+        refuses(TypeError, "^shifts: expected an integer tensor with one", slm_loss, LOGITS, X, k)
+
+
+@pytest.mark.parametrize(
+    "lengths, error, message",
+    [
+        ([5, 5], TypeError, "expected an integer tensor, got list"),
+        (torch.tensor([5.0, 5.0]), TypeError, "expected an integer tensor, got torch.float32"),
+        (torch.tensor([5]), ValueError, r"expected shape \(2,\), one per row, got \(1,\)"),
+        (torch.tensor(5), ValueError, r"expected shape \(2,\), one per row, got \(\)"),
+        (torch.tensor([5, 0]), ValueError, r"expected values in 1\.\.5, got \[5, 0\]"),
+        (torch.tensor([6, 5]), ValueError, r"expected values in 1\.\.5, got \[6, 5\]"),
+    ],
+)
+def test_lengths(lengths, error, message):
+    message = f"^lengths: {message}"
+    refuses(error, message, check_lengths, lengths, X)
+    refuses(error, message, ignore_padding, X, lengths)
+    for name in ("sar-full-2-vocabulary", "sar-causal-2-vocabulary"):
+        refuses(error, message, build(name), X, lengths)
+        refuses(error, message, one_pass, build(name), X, lengths)
+    refuses(error, message, build("ar"), X, X, lengths)
+    for decode in (greedy, sample, beam):
+        refuses(error, message, decode, build("ar"), X, lengths)
+    refuses(error, message, log_likelihood, build("ar"), X, X, lengths)
+
+
+# ---------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize("loss", (ar_loss, sar_loss, lambda *a: slm_loss(*a[:2], FULL * 0, *a[2:])))
+def test_losses(loss):
+    refuses(TypeError, "^logits: expected floating point, got torch.int64", loss, LOGITS.long(), X)
+    refuses(TypeError, "^logits: expected floating point, got list", loss, [[0.0]], X)
+    for shape in ((2, 11), (2, 4, 11), (1, 5, 11), (5, 2, 11), (2, 1, 11)):
+        message = r"^logits: expected shape \(B, T, V\) with \(B, T\) = \(2, 5\) as in tokens, got"
+        refuses(ValueError, message, loss, torch.zeros(shape), X)
+    refuses(
+        ValueError,
+        "^reduction: expected 'mean', 'sum' or 'none', got 'max'",
+        loss,
+        LOGITS,
+        X,
+        "max",
+    )
+    nothing = torch.full_like(X, IGNORE)
+    refuses(ValueError, "^tokens: no position has a target", loss, LOGITS, nothing)
+    assert loss(LOGITS, nothing, "sum") == 0
+
+
+def test_mean_of_no_term():
+    """One token has no next one: L_SAR is a sum over nothing, and no mean."""
+    one = X.narrow(1, 0, 1)
+    refuses(ValueError, "^tokens: no position has a target", sar_loss, LOGITS.narrow(1, 0, 1), one)
+
+
+def test_lengths_of_x_and_y_are_equal_in_algorithm_1():
+    model, n = build("sar-causal-2-vocabulary"), torch.tensor([5, 3])
+    for batch in (Batch(X, FULL, tokens(2, 6), FULL + 1), Batch(X, FULL, ignore_padding(X, n), n)):
+        refuses(
+            ValueError, "^y: Algorithm 1 makes one token of y for each of x", loss_of, model, batch
+        )
+
+
+# ---------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize(
+    "field", ("target_vocab", "width", "layers", "heads", "hidden", "max_length")
+)
+def test_sizes(field):
+    for wrong in (0, -1, 2.0, "8", True, None):
+        message = rf"^{field}: expected a whole number >= 1, got {wrong!r}"
+        refuses(ValueError, message, Config, **{"target_vocab": 11, field: wrong})
+
+
+def test_choices():
+    config = {"target_vocab": 11, "source_vocab": 12}
+    refuses(
+        ValueError, r"^width: expected a multiple of 2 \* heads = 8 .*got 20", Config, 11, width=20
+    )
+    for wrong in (1.0, -0.1, float("nan")):
+        refuses(ValueError, "^dropout: expected 0 <= dropout < 1", Config, 11, dropout=wrong)
+    for field, wrong in (("mask", "casual"), ("streams", 3), ("completion", "point")):
+        refuses(ValueError, f"^{field}: expected one of .*{wrong!r}", Config, 11, **{field: wrong})
+    refuses(TypeError, "unexpected keyword argument 'depth'", Config, 11, depth=2)
+    for model in (DualStreamSAR, EncoderDecoderAR):
+        refuses(ValueError, "^source_vocab: expected a whole number >= 1, got 0", model, Config(11))
+    message = "^completion='copy' needs one vocabulary .* source_vocab 12 and target_vocab 11"
+    refuses(ValueError, message, DualStreamSAR, Config(**config, completion="copy"))
+
+
+def test_longer_than_the_model():
+    message = "max_length is 4, got 5 tokens"
+    for name in ("sar-causal-2-vocabulary", "sar-full-1-copy", "lm"):
+        refuses(ValueError, message, build(name, max_length=4), X)
+    model, short = build("ar", max_length=4), X.narrow(1, 0, 3)
+    refuses(ValueError, f"^x: .*{message}", model, X, short)
+    refuses(ValueError, f"^y_in: .*{message}", model, short, X)
+    refuses(ValueError, f"^x: .*{message}", greedy, model, X, new=2)
+    for decode in (greedy, sample, beam):
+        refuses(
+            ValueError, "^new: .*max_length is 4, got 5 tokens in all", decode, model, short, new=4
+        )
+        message = "^new: .*max_length is 6, got 7 tokens in all"
+        refuses(ValueError, message, decode, build("lm", max_length=6), X, new=2)
+
+
+def test_rows_of_x_and_y():
+    """One source for two targets would broadcast through the attention without a word."""
+    model = build("ar")
+    refuses(ValueError, "^y_in: expected 1 rows as in x, got 2", model, X[:1], X)
+    refuses(ValueError, "^y: expected 1 rows as in x, got 2", log_likelihood, model, X[:1], X)
+    refuses(ValueError, "^y: expected 2 rows as in x, got 1", log_likelihood, model, X, X[:1])
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def test_the_right_decoder_for_a_model():
+    message = "^model: one_pass needs a model of y given x alone .*, got DecoderLM"
+    refuses(TypeError, message, one_pass, build("lm"), X)
+    sar = build("sar-full-2-vocabulary")
+    message = "^model: expected an autoregressive one .*, got DualStreamSAR"
+    for decode in (greedy, sample, beam):
+        refuses(TypeError, message, decode, sar, X)
+    refuses(TypeError, message, log_likelihood, sar, X, X)
+
+
+@pytest.mark.parametrize("decode", (greedy, sample, beam))
+def test_decoding_options(decode):
+    model = build("ar")
+    refuses(ValueError, "^new: expected at least 1 token to make, got 0", decode, model, X, new=0)
+    refuses(ValueError, "^new: expected at least 1", decode, model, X, new=torch.tensor([3, 0]))
+    for wrong in (2.0, True, torch.tensor([2.0, 2.0]), torch.tensor([2]), torch.tensor(2)):
+        refuses(
+            TypeError, r"^new: expected an int or one integer per row", decode, model, X, new=wrong
+        )
+    for wrong in (-1, 11):
+        message = rf"^end_id: expected an id in 0\.\.10, got {wrong}"
+        refuses(ValueError, message, decode, model, X, end_id=wrong)
+
+
+def test_temperature_top_k_and_width():
+    model = build("ar")
+    for wrong in (0, -1.0, float("nan")):
+        refuses(ValueError, "^temperature: expected > 0", sample, model, X, temperature=wrong)
+    for wrong in (0, -3):
+        refuses(
+            ValueError, f"^top_k: expected >= 1 or None, got {wrong}", sample, model, X, top_k=wrong
+        )
+    for wrong in (0, -1, 2.0, True, None):
+        refuses(ValueError, "^width: expected a whole number >= 1", beam, model, X, width=wrong)
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("field", ("steps", "tokens", "report", "checkpoint"))
+def test_recipe_counts(field):
+    for wrong in (0, -1, 1.5, True, "10"):
+        message = f"^{field}: expected a whole number >= 1, got {wrong!r}"
+        refuses(ValueError, message, Recipe, **{field: wrong})
+
+
+def test_recipe_rates():
+    for field, least in (("rate", "> 0"), ("clip", "> 0"), ("warmup", ">= 0"), ("decay", ">= 0")):
+        for wrong in (-1, float("nan")):
+            refuses(ValueError, f"^{field}: expected {least}, got", Recipe, **{field: wrong})
+    refuses(ValueError, "^seed: expected", Recipe, seed=-1)
+
+
+def test_kind_of_model():
+    task = load_task("copy", **TINY)
+    refuses(ValueError, "^model: expected one of sar, ar, lm, got 'rnn'", make_model, "rnn", task)
+
+
+def test_model_of_another_vocabulary():
+    """A model with too small a vocabulary fails late, one with too large a one never: both now."""
+    task = load_task("copy", **TINY)
+    other = load_task("copy", **{**TINY, "symbols": 9})
+    for wrong in (other, load_task("copy", **{**TINY, "symbols": 3})):
+        model = make_model("ar", wrong, width=16, heads=2, layers=1)
+        with pytest.raises(ValueError, match=r"vocabulary|source_vocab|target_vocab"):
+            train(model, task, Recipe(steps=1), progress=False)
+
+
+def test_nothing_to_learn_from():
+    task = load_task("copy", **{**TINY, "sizes": (0, 5, 5)})
+    refuses(ValueError, "train", run, None, task=task)
+    model = make_model("ar", task, width=16, heads=2, layers=1)
+    refuses(ValueError, "split", evaluate, model, Split([], []))
+
+
+def test_a_loss_that_is_no_number():
+    """A gradient that is not finite stops the run; it would make every weight NaN without a word."""
+    task = load_task("copy", **TINY)
+    model = make_model("ar", task, width=16, heads=2, layers=1)
+    model.source_embed.data[4:] = float("nan")
+    with pytest.raises(RuntimeError, match="non-finite"):
+        train(model, task, Recipe(steps=3), progress=False)
+    assert model.embed.isfinite().all(), "the weights were touched"
+
+
+def test_device(monkeypatch):
+    for wrong in ("cuda:99", "tpu", "none such"):
+        monkeypatch.setenv("SAR_DEVICE", wrong)
+        message = f"^SAR_DEVICE: expected a device of this machine, got '{wrong}'"
+        refuses(ValueError, message, training.choose_device)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A trained run with its checkpoint."""
+    run(tmp_path / "run", "ar")
+    return tmp_path / "run"
+
+
+def test_nothing_there(saved, tmp_path):
+    refuses(
+        FileNotFoundError,
+        "nowhere: expected a saved model, found no config",
+        load,
+        tmp_path / "nowhere",
+    )
+    (saved / "task.json").unlink()
+    refuses(FileNotFoundError, "run: expected a training run, found no task.json", load_run, saved)
+    (saved / "model.safetensors").unlink()
+    refuses(FileNotFoundError, "found no model.safetensors", load, saved)
+
+
+def test_folder_in_use(saved):
+    refuses(FileExistsError, "run: holds a run already; resume it", run, saved, "ar")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"null",
+        b'{"model": "GPT2", "config": {}}',
+        b'{"model": "DecoderLM", "config": {"target_vocab": 11, "depth": 2}}',
+        b'{"model": "DecoderLM", "config": {"target_vocab": "11"}}',
+        b'{"model": "DecoderLM", "config": [11]}',
+        b'{"model_type": "gpt2", "n_embd": 768}',
+    ],
+)
+def test_damaged_or_foreign_config(saved, content):
+    (saved / "config.json").write_bytes(content)
+    refuses(DamagedCheckpoint, "config.json: not a configuration of ours", load, saved)
+
+
+@pytest.mark.parametrize("file", ("model.safetensors", "checkpoint.safetensors"))
+@pytest.mark.parametrize("damage", ("empty", "half", "header", "garbage", "pickle"))
+def test_damaged_or_foreign_weights(saved, file, damage):
+    whole = (saved / file).read_bytes()
+    (saved / file).write_bytes(
+        {
+            "empty": b"",
+            "half": whole[: len(whole) // 2],
+            "header": whole[:20],
+            "garbage": b"not a tensor in sight " * 100,
+            "pickle": b"\x80\x02}q\x00." * 20,
+        }[damage]
+    )
+    if file == "model.safetensors":
+        refuses(DamagedCheckpoint, f"{file}: not the weights of", load, saved)
+    else:
+        refuses(
+            DamagedCheckpoint, f"{file}: not a checkpoint of ours", run, saved, "ar", resume=True
+        )
+
+
+def test_weights_of_another_model(saved, tmp_path):
+    save(build("lm"), tmp_path / "other")
+    (saved / "model.safetensors").write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    refuses(
+        DamagedCheckpoint, "model.safetensors: not the weights of .*EncoderDecoderAR", load, saved
+    )
+    # weights without the record of where the run stood are no checkpoint
+    (saved / "checkpoint.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    refuses(DamagedCheckpoint, "not a checkpoint of ours", run, saved, "ar", resume=True)
+
+
+def test_task_of_another_model(saved):
+    path = saved / "task.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"source": [*about["source"], "new"]}))
+    message = "task.json has a source vocabulary of 11 tokens, the model one of 10"
+    refuses(DamagedCheckpoint, message, load_run, saved)
+    for content in ("", "[]", '{"source": 3}', json.dumps(about | {"target": None})):
+        path.write_text(content)
+        refuses(DamagedCheckpoint, "task.json: not a task of ours", load_run, saved)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"width": 32}, "another config: width was 16, now 32"),
+        ({"recipe": Recipe(steps=13)}, "another recipe: steps was 12, now 13"),
+        ({"task": load_task("sort", **TINY)}, "another task: name was 'reverse', now 'sort'"),
+        ({"task": load_task("reverse", **{**TINY, "symbols": 7})}, "target_vocab was 10, now 11"),
+        ({"kind": "lm"}, "another model: 'EncoderDecoderAR' then, 'DecoderLM' now"),
+    ],
+)
+def test_resume_as_something_else(saved, change, message):
+    before = (saved / "checkpoint.safetensors").read_bytes()
+    refuses(
+        ValueError,
+        f"checkpoint.safetensors: was made with .*{message}",
+        run,
+        saved,
+        **{"kind": "ar"} | change,
+        resume=True,
+    )
+    assert (saved / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_metrics_cut_short(saved):
+    """A run that died while it wrote a line of metrics can be resumed: the line is written again."""
+    model, metrics = run(None, "ar")
+    path = saved / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 15, "lo')
+    resumed, rows = run(saved, "ar", resume=True)
+    assert [row["step"] for row in rows] == [row["step"] for row in metrics]
+    path.unlink()
+    run(saved, "ar", resume=True)
+
+
+@pytest.mark.parametrize("full_at", ("open", "fsync", "replace"))
+@pytest.mark.parametrize("write", ("checkpoint", "save"))
+def test_full_disk(saved, monkeypatch, full_at, write):
+    """A file is there whole or not at all: the old one survives, nothing half-written is left."""
+    if write == "checkpoint":  # one that is not the last, so that there are steps to go on with
+        with ctrl_c(at_step=5), pytest.raises(training.Interrupted):
+            run(saved.parent / "stopped", "ar")
+        saved = saved.parent / "stopped"
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+
+    def full(path, *_, **__):
+        path = path if full_at == "open" else None  # as the system says it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(os, full_at, full)
+    with pytest.raises(OSError, match=r"No space left on device|could not write") as error:
+        run(saved, "ar", resume=True) if write == "checkpoint" else save(build("ar"), saved)
+    monkeypatch.undo()
+    assert error.value.errno == errno.ENOSPC
+    assert re.search(r"\.safetensors|\.json", str(error.value)), "the message names no file"
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before

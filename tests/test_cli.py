@@ -1,0 +1,384 @@
+"""The ``sar`` command: what it prints, what it leaves, and what its exit code says.
+
+Most tests call ``main`` in this process, which is the command but for the start of Python.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from laws import ctrl_c
+
+from sar_minimal import cli
+from sar_minimal.cli import main
+from sar_minimal.decoding import greedy
+from sar_minimal.files import MissingPackage
+from sar_minimal.shift import START
+from sar_minimal.training import load_run
+
+ROOT = Path(__file__).parents[1]
+SMALL = "--width 16 --layers 1 --heads 2 --steps 4".split()
+LINES = {
+    "我爱北京": "wo ai bei jing",
+    "我们是学生": "wo men shi xue sheng",
+    "他们在学校学习": "ta men zai xue xiao xue xi",
+    "今天天气很好": "jin tian tian qi hen hao",
+    "北京是首都": "bei jing shi shou du",
+    "你好吗我很好": "ni hao ma wo hen hao",
+}
+NUMBERS = "yi er san si wu liu qi ba jiu shi".split()
+
+
+def sar(*words, stdin=None, capsys=None):
+    """Exit code, standard output and standard error of one call, in this process."""
+    capsys.readouterr()
+    before, sys.stdin = sys.stdin, io.StringIO(stdin) if stdin is not None else sys.stdin
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    finally:
+        sys.stdin = before
+    return (code, *capsys.readouterr())
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    monkeypatch.setenv("SAR_DEVICE", "cpu")
+    return lambda *words, stdin=None: sar(*words, stdin=stdin, capsys=capsys)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A teacher's own text: 60 lines with their pinyin beside them (nothing has to be looked up)."""
+    rows = [
+        f"{text}{ending}\t{pinyin} {sound}"  # a run that comes twice is kept once: they differ
+        for ending, sound in zip("一二三四五六七八九十", NUMBERS, strict=True)
+        for text, pinyin in LINES.items()
+    ]
+    path = tmp_path_factory.mktemp("corpus") / "mine.txt"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, corpus):
+    """One small run of each kind, made by the command itself."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, words in {
+        "copy": "copy --model sar --mask full",
+        "reverse": "reverse --model ar",
+        "language": "sort --model lm",
+        "pinyin": f"pinyin --model sar --corpus file:{corpus}",
+        "pinyin-ar": f"pinyin --model ar --corpus file:{corpus}",
+        "pinyin-lm": f"pinyin --model lm --corpus file:{corpus}",
+    }.items():
+        assert main(["train", *words.split(), "--out", str(folder / name), *SMALL]) == 0
+    return folder
+
+
+# ---------------------------------------------------------------- help and usage
+
+
+@pytest.mark.parametrize("words", ([], ["train"], ["decode"], ["bench"], ["demo"]))
+def test_help(call, words):
+    code, out, _ = call(*words, "--help")
+    assert code == 0 and out.startswith("usage: sar")
+    if not words:
+        assert "examples:" in out
+        for line in re.findall(
+            r"^  sar (.*?)(?:  .*| < .*)?$", out, re.M
+        ):  # and each can be parsed
+            cli.parser().parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "copy", "--model", "sar"], "required: --out"),
+        (["train", "copy", "--out", "OUT"], "required: --model"),
+        (["train", "copy", "--model", "gpt", "--out", "OUT"], "invalid choice: 'gpt'"),
+        (
+            ["train", "copy", "--model", "ar", "--out", "OUT", "--steps", "many"],
+            "invalid int value",
+        ),
+        (
+            ["train", "copy", "--model", "ar", "--out", "OUT", "--steps", "0"],
+            "steps: expected a whole",
+        ),
+        (
+            ["train", "chess", "--model", "ar", "--out", "OUT"],
+            "task: expected one of copy, reverse",
+        ),
+        (
+            ["train", "copy", "--model", "ar", "--out", "OUT", "--width", "10"],
+            "width: expected a mult",
+        ),
+        (
+            ["train", "copy", "--model", "sar", "--out", "OUT", "--mask", "half"],
+            "mask: expected one of",
+        ),
+        (
+            ["train", "copy", "--model", "ar", "--out", "OUT", "--corpus", "words"],
+            "option 'corpus'",
+        ),
+        (
+            ["train", "pinyin", "--model", "ar", "--out", "OUT", "--corpus", "bible"],
+            "corpus: expected",
+        ),
+        (
+            ["train", "pinyin", "--model", "ar", "--out", "OUT", "--corpus", "file:no"],
+            "no: cannot read",
+        ),
+    ],
+)
+def test_called_wrongly(call, tmp_path, words, message):
+    """Exit code 2, one line that names the argument, and nothing is written."""
+    code, out, err = call(*(tmp_path / "run" if word == "OUT" else word for word in words))
+    assert code == 2 and message in err and "Traceback" not in err and out == ""
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- train
+
+
+def test_train(call, tmp_path):
+    words = ["train", "copy", "--model", "ar", "--out", tmp_path / "run", *SMALL]
+    code, out, err = call(*words)
+    assert code == 0
+    assert re.search(r"EncoderDecoderAR, [\d,]+ parameters, on cpu \(SAR_DEVICE=cpu\)", out)
+    assert re.search(r"step 4: validation \d\.\d{4} nats per token; run kept in .*run", out)
+    model, *_ = load_run(tmp_path / "run")
+    assert (model.config.width, model.config.layers, model.config.heads) == (16, 1, 2)
+    code, _, err = call(*words)  # not over it
+    assert code == 1 and "run: holds a run already; resume it" in err
+    assert call(*words, "--resume")[0] == 0  # there is nothing left to do
+    code, _, err = call(*words, "--resume", "--width", "32")
+    assert code == 2 and "another config: width was 16, now 32" in err
+
+
+def test_options_reach_the_run(call, tmp_path):
+    words = "--mask full --dropout 0.25 --rate 0.5 --tokens 64 --seed 3".split()
+    assert call("train", "copy", "--model", "sar", "--out", tmp_path, *SMALL, *words)[0] == 0
+    model, *_ = load_run(tmp_path)
+    assert (model.config.mask, model.config.dropout) == ("full", 0.25)
+    about = (tmp_path / "checkpoint.safetensors").read_bytes()[:100_000].decode("utf-8", "replace")
+    for field in (r"rate\": 0.5", r"tokens\": 64", r"seed\": 3", r"steps\": 4"):
+        assert field.replace("\\", "\\") in about
+
+
+def test_ctrl_c(call, tmp_path):
+    """A true Ctrl-C on a true process: exit code 130, a word on how to go on, and one can."""
+    words = (
+        f"train copy --model ar --out {tmp_path}/run --tokens 256 --width 16 --layers 1 --heads 2"
+    )
+    words = [*words.split(), "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sar_minimal", *words],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
+        while time.monotonic() < end and process.poll() is None:
+            if metrics.exists() and metrics.read_text():  # it has reported: it is in its loop
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err, err
+    step = int(re.search(r"stopped after step (\d+) of 100000; the checkpoint in", err)[1])
+    assert step >= 100
+    with ctrl_c(at_step=3):
+        code, _, err = call(*words, "--resume")
+    assert code == 130 and f"stopped after step {step + 3} of 100000" in err
+
+
+def test_resume_after_ctrl_c(call, tmp_path):
+    words = ["train", "copy", "--model", "sar", "--out", tmp_path, *SMALL]
+    with ctrl_c(at_step=2):
+        code, out, err = call(*words)
+    assert code == 130 and re.search(
+        r"stopped after step 2 of 4; the checkpoint in .* can be resumed", err
+    )
+    code, out, err = call(*words, "--resume")
+    assert code == 0 and "step 4: validation" in out
+
+
+# ---------------------------------------------------------------- decode
+
+
+def test_decode(call, runs):
+    """A line in, a line out: as many tokens as went in, from an argument or from standard input."""
+    for run in ("copy", "reverse"):
+        code, out, err = call("decode", runs / run, "3 1 2 2")
+        assert (code, err) == (0, "") and re.fullmatch(r"\S+ \S+ \S+ \S+\n", out), out
+        assert call("decode", runs / run, "3", "1", "2", "2") == (code, out, err)  # unquoted
+        code, both, err = call("decode", runs / run, stdin="3 1 2 2\n\n5 5\n3 1 2 2")
+        assert (code, err) == (0, "")
+        lines = both.split("\n")
+        assert lines[0] == lines[3] == out.strip() and lines[1] == "" and len(lines) == 5
+
+
+def test_decode_pinyin(call, runs):
+    for run in ("pinyin", "pinyin-ar"):
+        code, out, err = call("decode", runs / run, "wo ai bei jing")
+        assert (code, err) == (0, "")
+        assert call("decode", runs / run, "  Wǒ ai4 BEI  jīng ") == (
+            code,
+            out,
+            err,
+        )  # tones are dropped
+        if "<" not in out:
+            assert len(out.strip()) == 4
+
+
+def test_decode_goes_on_after_a_bad_line(call, runs):
+    """Exit code 1; the good lines are answered, the bad one is named with its token and what is near."""
+    code, out, err = call(
+        "decode", runs / "pinyin", stdin="wo ai bei jing\nwo ai biejing\nbei jing\n"
+    )
+    assert code == 1
+    lines = out.split("\n")
+    assert len(lines) == 4 and lines[0] and lines[1] == "" and lines[2]
+    assert re.fullmatch(
+        r"sar: line 2: unknown token 'biejing' at position 2; near it: .*\n", err
+    ), err
+    code, out, err = call("decode", runs / "copy", stdin="1 2\nx\n99 3\n4\n")
+    assert code == 1 and len(out.split("\n")) == 5
+    assert "line 2: unknown token 'x' at position 0" in err and "line 3: unknown token '99'" in err
+
+
+@pytest.mark.parametrize("text", ("xyzzy", "", "  ", "wo ai ∂"))
+def test_decode_a_bad_argument(call, runs, text):
+    code, out, err = call("decode", runs / "pinyin", text)
+    assert code == 2 and out == "" and err.startswith("sar: ") and err.count("\n") == 1
+
+
+def test_decode_nothing(call, runs):
+    assert call("decode", runs / "copy", stdin="") == (0, "", "")
+
+
+def test_decode_too_long(call, runs):
+    code, out, err = call("decode", runs / "copy", stdin="1 " * 513 + "\n1 2\n")
+    assert code == 1 and re.search("line 1: x: the model's max_length is 512, got 513 tokens", err)
+    assert len(out.split("\n")) == 3 and out.split("\n")[1]
+
+
+def test_beam(call, runs):
+    plain = call("decode", runs / "reverse", "3 1 2 2")
+    assert call("decode", runs / "reverse", "--beam", 1, "3 1 2 2") == plain
+    assert call("decode", runs / "reverse", "--beam", 4, "3 1 2 2")[0] == 0
+    code, out, err = call("decode", runs / "copy", "--beam", 4, "3 1 2 2")
+    assert (code, out) == (2, "") and "--beam: a one-pass model has no prefixes to keep" in err
+    code, out, err = call("decode", runs / "reverse", "--beam", 0, "3 1 2 2")
+    assert (code, out) == (2, "") and "expected a whole number >= 1, got 0" in err
+
+
+def test_language_model(call, runs):
+    """A prompt in, as many tokens more as asked for; for hanzi, the prompt is hanzi."""
+    code, out, err = call("decode", runs / "language", "--new", 5, "1 2")
+    assert (code, err) == (0, "") and len(out.split()) == 5
+    code, out, err = call("decode", runs / "pinyin-lm", "--new", 3, "我爱")
+    assert (code, err) == (0, "") and out.strip()
+    code, _, err = call("decode", runs / "pinyin-lm", "我爱 wo")
+    assert code == 2 and "unknown token 'w' at position 2" in err
+    code, _, err = call("decode", runs / "language", "--new", 0, "1 2")
+    assert code == 2 and "new: expected at least 1 token to make, got 0" in err
+
+
+def test_language_model_is_asked_as_it_was_trained(runs):
+    """In training every sequence begins with <s>; a prompt without it is one it has never seen."""
+    model, source, target, about = load_run(runs / "language")
+    prompt = [START, *target.encode(["1", "2"])]
+    expected = greedy(model, torch.tensor([prompt]), new=8).tokens[0].tolist()
+    line = cli.Converter(model, source, target, about, new=8)("1 2")
+    assert line == " ".join(target.decode(expected))
+
+
+def test_verbose(call, runs):
+    for run, steps in (("copy", 1), ("reverse", 4)):
+        code, out, _ = call("decode", runs / run, "--verbose", "3 1 2 2")
+        assert code == 0
+        assert re.search(rf"\t-\d+\.\d\d nats\t{steps} steps?\t\d+\.\d ms\n$", out), out
+
+
+# ---------------------------------------------------------------- what can be wrong on disk
+
+
+def test_no_run(call, tmp_path):
+    code, out, err = call("decode", tmp_path / "nowhere", "1 2")
+    assert (code, out) == (1, "") and "nowhere: expected a saved model, found no config.json" in err
+
+
+def test_damaged_run(call, runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "copy", run)
+    (run / "model.safetensors").write_bytes(b"PK\x03\x04" * 10)
+    code, out, err = call("decode", run, "1 2")
+    assert (code, out) == (1, "") and "model.safetensors: not the weights of" in err
+    assert "Traceback" not in err and err.count("\n") == 1
+
+
+def test_full_disk(call, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    code, _, err = call("train", "copy", "--model", "ar", "--out", tmp_path / "run", *SMALL)
+    assert code == 1 and "could not write" in err and "No space left on device" in err
+
+
+def test_missing_package(call, monkeypatch):
+    """A command that needs an optional package says how to install it, and fails."""
+
+    def missing(**_):
+        raise MissingPackage('snownlp is not installed: pip install "sar-minimal[news]"')
+
+    monkeypatch.setitem(cli.COMMANDS, "bench", missing)
+    code, _, err = call("bench")
+    assert code == 1 and err == 'sar: snownlp is not installed: pip install "sar-minimal[news]"\n'
+
+
+# ---------------------------------------------------------------- as a process
+
+
+def test_as_a_process(runs):
+    """``python -m sar_minimal``: answers come line by line, and a reader that leaves is no disaster."""
+    command = [sys.executable, "-m", "sar_minimal", "decode", str(runs / "copy")]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdin.write("1 2 3\n")
+    process.stdin.flush()
+    assert len(process.stdout.readline().split()) == 3  # the input is still open
+    process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write("1 2 3\n" * 100)
+        process.stdin.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 1 and "Traceback" not in err, err
