@@ -364,21 +364,15 @@ def test_missing_package(call, monkeypatch):
 def test_as_a_process(runs):
     """``python -m sar_minimal``: answers come line by line, and a reader that leaves is no disaster."""
     command = [sys.executable, "-m", "sar_minimal", "decode", str(runs / "copy")]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    process.stdin.write("1 2 3\n")
-    process.stdin.flush()
-    assert len(process.stdout.readline().split()) == 3  # the input is still open
-    process.stdout.close()
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write("1 2 3\n" * 100)
-        process.stdin.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(timeout=30) == 1 and "Traceback" not in err, err
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        process.stdin.write("1 2 3\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()  # while the input is still open
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write("1 2 3\n" * 100)
+            process.stdin.close()
+        err = process.stderr.read()
+    assert len(answer.split()) == 3, err
+    assert process.returncode == 1 and "Traceback" not in err, err
