@@ -10,7 +10,7 @@ NB ?= $(wildcard chapters/*.ipynb chapters/*/*.ipynb)
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # The book opens at its index.
-DOOR := $(firstword $(wildcard chapters/index.ipynb chapters/00_*.ipynb chapters/README.md) chapters)
+DOOR := $(firstword $(wildcard chapters/index.ipynb) chapters)
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Chapters are stored with their outputs, but without what differs from run to run.
 NORMALISE := $(PY) -m nbstripout --keep-output --keep-count --keep-id \

@@ -85,7 +85,7 @@ class KeyValueCache:
     """
 
     def __init__(self, layers: int, batch: int, length: int, heads: int, width: int, like: Tensor):
-        self.layers = list(like.new_empty(layers, 2, batch, heads, length, width))
+        self.layers = [like.new_empty(2, batch, heads, length, width) for _ in range(layers)]
         self.length, self.used = length, 0
 
     def append(self, layer: int, kv: Tensor) -> Tensor:

@@ -96,7 +96,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments = vars(parser().parse_args(argv))
+    found, rest = parser().parse_known_args(argv)  # an option may stand before the sentence
+    if rest and (found.command != "decode" or any(word.startswith("-") for word in rest)):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        found.text += rest
+    arguments = vars(found)
     command = COMMANDS[arguments.pop("command")]
     try:
         return command(**arguments)
@@ -184,6 +189,7 @@ class Converter:
     def read(self, text: str) -> list[int]:
         """A line of input as token ids: pinyin, characters for a language model of hanzi, or symbols."""
         from .pinyin import parse_pinyin
+        from .shift import START
 
         language_model = type(self.model).__name__ == "DecoderLM"
         if self.task == "pinyin" and not language_model:
@@ -191,7 +197,9 @@ class Converter:
         tokens = list("".join(text.split())) if self.task == "pinyin" else text.split()
         if not tokens:
             raise ValueError("text: expected at least one token, got an empty line")
-        return (self.target if language_model else self.source).encode(tokens)
+        if language_model:  # as in training, where every sequence begins with <s>
+            return [START, *self.target.encode(tokens)]
+        return self.source.encode(tokens)
 
     def write(self, ids: list[int]) -> str:
         return ("" if self.task == "pinyin" else " ").join(self.target.decode(ids))

@@ -189,20 +189,28 @@ def log_likelihood(
 
     For a ``DecoderLM``, x is the prompt that y goes on from, and every row of it is full.
     """
+    _check(model, x)
     lengths = check_lengths(lengths, x)
+    model.check_input(y, model.config.target_vocab, "y")
+    if len(y) != len(x):
+        raise ValueError(f"y: expected {len(x)} rows as in x, got {len(y)}")
     state, prompt, _ = model.start(x, lengths, y.shape[1])
     together = torch.cat((prompt, y), dim=1)[:, : prompt.shape[1] + y.shape[1] - 1]
     logits = model.step(together, state)[:, prompt.shape[1] - 1 :]  # (B, T, V)
     return logits.log_softmax(-1).gather(2, y[..., None])[..., 0]
 
 
-def _begin(model, x, lengths, new, end_id):
-    """Check what a caller gave; start the model. Returns state, prompt, its lengths, new (B,), end_id."""
+def _check(model, x):
     if not isinstance(model, Autoregressive):
         raise TypeError(
             f"model: expected an autoregressive one (EncoderDecoderAR, DecoderLM), got {type(model).__name__}"
         )
     check_tokens(x, "x")
+
+
+def _begin(model, x, lengths, new, end_id):
+    """Check what a caller gave; start the model. Returns state, prompt, its lengths, new (B,), end_id."""
+    _check(model, x)
     own = check_lengths(lengths, x)
     if new is None:
         new = own

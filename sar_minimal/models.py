@@ -225,10 +225,12 @@ class DualStreamSAR(Model):
         """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns logits (B, T, V)."""
         self.check_input(x, self.config.source_vocab, "x")
         T, turn = x.shape[1], self.turn(0, x.shape[1])
+        if lengths is not None:
+            lengths = check_lengths(lengths, x)
         if self.config.mask == "causal":
             mask = causal_mask(T, device=x.device)  # padding lies after the end: out of sight
         else:
-            mask = None if lengths is None else padding_mask(check_lengths(lengths, x), T)
+            mask = None if lengths is None else padding_mask(lengths, T)
 
         H = []  # H_L^c, H_L^q
         for embed, layers, gain in zip(self.embed, self.streams, self.gains, strict=True):

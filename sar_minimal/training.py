@@ -132,6 +132,8 @@ def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
 @torch.inference_mode()
 def evaluate(model: Model, split: Split, tokens: int = 8192) -> float:
     """The loss over a whole split, in nats per token."""
+    if not len(split):
+        raise ValueError("split: expected at least one pair, got none")
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0
@@ -186,6 +188,16 @@ def train(
     recipe = recipe or Recipe()
     out = None if out is None else Path(out)
     device, reason = choose_device()
+    for side, vocab, size in (
+        ("source_vocab", task.source, model.config.source_vocab),
+        ("target_vocab", task.target, model.config.target_vocab),
+    ):
+        if len(vocab) != size and not (side == "source_vocab" and size == 0):
+            raise ValueError(
+                f"model: expected {side} {len(vocab)} as in the task {task.name}, got {size}"
+            )
+    if not len(task.train):
+        raise ValueError("task: expected pairs to train on, its train split has none")
     identity = _identity(model, task, recipe)
     torch.manual_seed(recipe.seed)
     model.to(device).train()
@@ -201,8 +213,7 @@ def train(
             raise FileExistsError(f"{out}: holds a run already; resume it, or name another folder")
         save(model, out)
         write_task(task, out)
-        lines = "".join(json.dumps(row) + "\n" for row in metrics)
-        write_atomically(out / "metrics.jsonl", lines.encode())  # none from after the checkpoint
+        _write_metrics(out, metrics)  # none from after the checkpoint
     if progress:
         print(
             f"{type(model).__name__}, {model.number_of_parameters():,} parameters, on {device} ({reason})"
@@ -233,10 +244,12 @@ def train(
                     loss=f"{row['loss']:.3f}", tokens=f"{row['tokens_per_second']:.0f}/s"
                 )
                 if out is not None:
-                    with open(out / "metrics.jsonl", "a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    _write_metrics(out, metrics)
             if out is not None and (step % recipe.checkpoint == 0 or last or asked.is_set()):
-                _checkpoint(out, model, optimizer, identity, step, time.perf_counter() - began)
+                _checkpoint(
+                    out, model, optimizer, identity, step, metrics, time.perf_counter() - began
+                )
+                save(model, out)
             if last:
                 break
             if asked.is_set():
@@ -330,7 +343,7 @@ def _identity(model: Model, task: Task, recipe: Recipe) -> dict:
 
 
 def _checkpoint(
-    out: Path, model: Model, optimizer, identity: dict, step: int, seconds: float
+    out: Path, model: Model, optimizer, identity: dict, step: int, metrics: list, seconds: float
 ) -> None:
     """One file, replaced in one move: weights, AdamW's averages, random state, where we stand."""
     from safetensors.torch import save as to_bytes
@@ -342,8 +355,13 @@ def _checkpoint(
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    about = json.dumps({"step": step, "seconds": seconds, "identity": identity})
+    about = json.dumps({"step": step, "metrics": metrics, "seconds": seconds, "identity": identity})
     write_atomically(out / "checkpoint.safetensors", to_bytes(tensors, {"about": about}))
+
+
+def _write_metrics(out: Path, metrics: list[dict]) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in metrics)
+    write_atomically(out / "metrics.jsonl", lines.encode())
 
 
 def _restore(out: Path, model: Model, optimizer, identity: dict) -> tuple[int, list[dict], float]:
@@ -354,7 +372,9 @@ def _restore(out: Path, model: Model, optimizer, identity: dict) -> tuple[int, l
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        found, step, seconds = about["identity"], about["step"], about["seconds"]
+        found, step, seconds, metrics = (
+            about[key] for key in ("identity", "step", "seconds", "metrics")
+        )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
     identity = json.loads(json.dumps(identity))  # tuples are lists once they were stored
@@ -373,8 +393,7 @@ def _restore(out: Path, model: Model, optimizer, identity: dict) -> tuple[int, l
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return step, [row for row in rows if row["step"] <= step], seconds
+    return step, metrics, seconds
 
 
 def _difference(found, wanted) -> str:
@@ -413,7 +432,7 @@ def load_run(
         raise FileNotFoundError(f"{out}: expected a training run, found no task.json")
     try:
         about = json.loads((out / "task.json").read_text(encoding="utf-8"))
-        source, target = Vocab(about.pop("source")[4:]), Vocab(about.pop("target")[4:])
+        source, target = Vocab(about.pop("source")), Vocab(about.pop("target"))
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{out / 'task.json'}: not a task of ours ({error})") from error
     for side, vocab, size in (

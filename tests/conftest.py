@@ -1,8 +1,8 @@
-"""Settings for every test: two threads, so that timings and sums are alike, and no windows."""
+"""Settings for every test: one thread, so that sums are alike and busy cores do not matter, and no windows."""
 
 import matplotlib
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 # Not by MPLBACKEND: the kernels that run the chapters would inherit it and show no figures.
 matplotlib.use("agg")
