@@ -111,10 +111,8 @@ class Block(nn.Module):
 
         With a cache, the T positions follow those already in it and read them too.
         """
-        w, H = (
-            self._parameters,
-            self.heads,
-        )  # a dict: looking up an attribute costs a fifth of a product
+        # The plain dict: to look up an attribute of a Module costs a fifth of a product.
+        w, H = self._parameters, self.heads
 
         qkv = heads(norm(h, w["gain"]) @ w["qkv"], turn, H)  # (3, B, H, T, Dh)
         q, kv = qkv[0], qkv[1:]
@@ -156,10 +154,8 @@ class Model(nn.Module):
         by 1 / sqrt(2 L), so that the sum over L layers starts at the size of one (GPT-2)."""
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                ends_branch = name.endswith("out")
-                nn.init.normal_(
-                    weight, std=0.02 / math.sqrt(2 * self.config.layers) if ends_branch else 0.02
-                )
+                shrink = math.sqrt(2 * self.config.layers) if name.endswith("out") else 1.0
+                nn.init.normal_(weight, std=0.02 / shrink)
 
     def check_input(self, tokens: Tensor, vocab: int, name: str) -> None:
         """Raise unless tokens is (B, T) of ids below ``vocab``, no longer than the model's maximum."""
@@ -192,9 +188,7 @@ class DualStreamSAR(Model):
     not say which loss trains it; the book uses the cross-entropy of each y_t given x.
     """
 
-    COPY_FLOOR = (
-        1e-6  # a token that x lacks has this much probability in all, so that its loss is finite
-    )
+    COPY_FLOOR = 1e-6  # spread evenly over V, so that a token which x lacks has a finite loss
 
     def __init__(self, config: Config):
         super().__init__(config)

@@ -256,8 +256,6 @@ def train(
                 where = "" if out is None else f"; the checkpoint in {out} can be resumed"
                 raise Interrupted(f"stopped after step {step} of {recipe.steps}{where}")
     model.eval()
-    if out is not None:
-        save(model, out)
     return metrics
 
 
@@ -292,12 +290,8 @@ class Window:
     """The loss and speed since the last report. The sum stays on the device, so no step waits."""
 
     def __init__(self, device, step: int, seconds: float):
-        self.loss, self.tokens, self.step, self.seconds = (
-            torch.zeros((), device=device),
-            0,
-            step,
-            seconds,
-        )
+        self.loss, self.tokens = torch.zeros((), device=device), 0
+        self.step, self.seconds = step, seconds
 
     def add(self, loss: Tensor, batch: Batch) -> None:
         self.loss += loss
