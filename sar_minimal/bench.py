@@ -319,8 +319,9 @@ def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
     rows = table(task, models["sar"], models["ar"], trained)
     print_table(rows)
     print(
-        "\nms: one sentence alone, median. steps: forward passes that wait for the one before. The lattice knows\n"
-        "the dictionary that the sentences were drawn from, word by word; the others saw the training text alone."
+        "\nms: one sentence alone, median. steps: forward passes that wait for the one before. Both models stop\n"
+        "long before they have learned what they can. The lattice knows the dictionary that the sentences were\n"
+        "drawn from, word by word; the others saw the training text alone."
     )
     if sys.stdin.isatty():
         prompt(task, neural_decoders(models["sar"], models["ar"]), choose_device()[0])

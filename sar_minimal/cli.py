@@ -163,12 +163,18 @@ class Converter:
     """A trained run as a function from a line of text to a line of text."""
 
     def __init__(self, model, source, target, about, beam=None, new=20):
+        import torch
+
+        from .shift import START
+
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new
         if beam is not None and type(model).__name__ == "DualStreamSAR":
             raise ValueError(
                 "--beam: a one-pass model has no prefixes to keep; it is for autoregressive ones"
             )
+
+        self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
 
     def __call__(self, text: str, verbose: bool = False) -> str:
         """Raises ValueError for a token the model does not know, naming it and its neighbours."""

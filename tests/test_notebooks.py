@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "chapters"
 NOTEBOOKS = sorted(p for p in BOOK.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name) and path.parent == BOOK]
-PAGES = sorted(BOOK.rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "LOG.md", *sorted(BOOK.rglob("*.md"))]
 PACKAGE = sorted((ROOT / "sar_minimal").rglob("*.py"))
 
 MAX_BYTES = 300_000
@@ -137,11 +137,22 @@ def has_a_short_setup_cell(notebook):
 
 
 def prose_has_alt_texts(notebook):
-    """Pictures in Markdown cells. What matplotlib draws carries no alt text in a notebook."""
+    """Pictures in Markdown cells."""
     return [
         complaint
         for number, source in cells(notebook, "markdown")
         for complaint in missing_alt_texts(source, f"cell {number}")
+    ]
+
+
+def figures_have_alt_texts(notebook):
+    """What a cell draws: `plots.show` stores the description beside the picture."""
+    return [
+        f"cell {number}: a figure has no alt text; use plots.show"
+        for number, cell in enumerate(notebook["cells"])
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+        and not output["metadata"].get("image/png", {}).get("alt", "").strip()
     ]
 
 
@@ -155,6 +166,7 @@ CHECKS = [
     names_no_machine,
     has_short_cells,
     prose_has_alt_texts,
+    figures_have_alt_texts,
 ]
 
 
@@ -269,7 +281,10 @@ def clean_notebook():
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "language_info": {"name": "python"},
     }
-    figure = nbformat.v4.new_output("display_data", data={"image/png": "aaaa/tmp/aaaa"})
+    described = {"image/png": {"alt": "a plot"}}
+    figure = nbformat.v4.new_output(
+        "display_data", data={"image/png": "aaaa/tmp/aaaa"}, metadata=described
+    )
     notebook["cells"] = [
         nbformat.v4.new_markdown_cell("# Title\n![a plot](plot.png) https://x.org/home/a"),
         nbformat.v4.new_code_cell("import torch", execution_count=1),
@@ -303,6 +318,7 @@ BREAKS = [  # check, what to write, where
     (has_a_short_setup_cell, "x = 1\n" * 11, "cells", 1, "source"),
     (prose_has_alt_texts, "![](a.png)", "cells", 0, "source"),
     (prose_has_alt_texts, "<img src='a.png' alt=''>", "cells", 0, "source"),
+    (figures_have_alt_texts, {}, "cells", 2, "outputs", 0, "metadata"),
 ]
 
 
