@@ -243,7 +243,7 @@ def test_a_finished_setup_is_not_repeated(tmp_path):
     def make(*arguments):
         command = ["make", "--dry-run", f"VENV={tmp_path}", *arguments]
         # not the flags of the make that runs these tests
-        env = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MFLAGS"}}
+        env = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stdout
 
     assert "setup_env.py" not in make("test")
