@@ -18,7 +18,7 @@ import torch
 
 from .decoding import beam, greedy, one_pass
 from .files import write_atomically
-from .models import Config, DecoderLM, DualStreamSAR, Model
+from .models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR, Model
 from .tasks import Batch, Split, Task, accuracy, batches, load_task
 
 FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # of `sar demo`, with mask="full"
@@ -124,7 +124,7 @@ def training_flops(config: Config, B: int, T: int) -> int:
     return 6 * B * T * weights + 6 * (layers + 1) * 2 * B * T * T * c.width
 
 
-def bench_training(T: int = 16, tokens: int = 1024) -> dict:
+def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
     """The flagship's training step, as a share of the rate of a plain 1024 x 1024 product in turns with it."""
     from .training import loss_and_gradients, new_optimizer
 
@@ -139,7 +139,7 @@ def bench_training(T: int = 16, tokens: int = 1024) -> dict:
         loss_and_gradients(model, batch, optimizer)
         optimizer.step()
 
-    times = in_turns({"step": step, "product": lambda: a @ a}, rounds=25)
+    times = in_turns({"step": step, "product": lambda: a @ a}, rounds)
     flops = training_flops(config, B, T)
     share = statistics.median(
         flops / s / (2 * 1024**3 / p) for s, p in zip(times["step"], times["product"], strict=True)
@@ -168,6 +168,36 @@ def bench_import(rounds: int = 5) -> dict:
         ]
         row[name] = statistics.median(times)
     return row
+
+
+def bench_memory() -> dict:
+    """Peak resident memory, in MiB beyond what ``import torch`` takes: of the flagship's training steps, and
+    of decoding 256 sentences at once, each in a process of its own."""
+    make = "from sar_minimal import bench; from sar_minimal.decoding import {0}; import torch; bench.one_of_each({1})"
+    row = {"peak memory, MiB beyond torch": ""}
+    alone = _peak("import torch")
+    for name, code in (
+        ("training", "from sar_minimal.bench import bench_training; bench_training(rounds=3)"),
+        ("one pass", make.format("one_pass", "one_pass")),
+        ("greedy", make.format("greedy", "greedy")),
+    ):
+        row[name] = _peak(code) - alone
+    return row
+
+
+def one_of_each(decode) -> None:
+    """``decode`` 256 sentences of 32 with an untrained flagship of the kind it needs."""
+    kind = DualStreamSAR if decode is one_pass else EncoderDecoderAR
+    decode(
+        kind(Config(target_vocab=3758, source_vocab=404, mask="full", **FLAGSHIP)),
+        torch.randint(4, 404, (256, 32)),
+    )
+
+
+def _peak(code: str) -> float:
+    report = "; import resource, sys; peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    report += "; print(peak / 2 ** (20 if sys.platform == 'darwin' else 10))"  # bytes there, KiB elsewhere
+    return float(subprocess.check_output([sys.executable, "-c", code + report]).split()[-1])
 
 
 def bench_decode(sentence: str = "wo ai bei jing") -> dict:
@@ -203,6 +233,7 @@ def bench(json_path: Path | None = None, threads: int = 2) -> list[dict]:
         lambda: bench_greedy(32),
         bench_training,
         bench_import,
+        bench_memory,
         bench_decode,
     ):
         rows.append(part())

@@ -283,3 +283,20 @@ def test_a_causal_mask_cannot_reverse():
     rows = train(model, task, Recipe(steps=150, tokens=640, rate=1e-2, warmup=20), progress=False)
     bound = math.log(8) / 2
     assert 0.95 * bound < rows[-1]["validation"] < 1.3 * bound
+
+
+@pytest.mark.parametrize("kind", ["sar", "ar", "lm"])
+def test_mixed_precision_is_near_full_precision(kind):
+    """What a GPU does, tried on the CPU: bfloat16 products, and losses that are summed in float32."""
+    task = load_task("sort", sizes=(40, 5, 5))
+    model = make_model(kind, task, width=32, layers=2, heads=2)
+    batch = next(batches(task.train, 256))
+    full = loss_of(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = loss_of(model, batch)
+        mixed.backward()
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, full, rtol=0.02, atol=0)
+    assert all(
+        weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None
+    )
