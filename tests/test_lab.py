@@ -109,12 +109,21 @@ def make_read(folder, env):
         wait_for(f"{url}/api?token={token}", server, folder / "server.log")
         yield lambda path: f"{url}{path}?token={token}"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        stop(server)
+
+
+def stop(server):
+    """End make, the server and its kernels, and wait until all are gone."""
+    for sent, seconds in (signal.SIGTERM, 20), (signal.SIGKILL, 5):
+        deadline = time.monotonic() + seconds
         try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+            os.killpg(server.pid, sent)
+            while time.monotonic() < deadline:
+                server.poll()  # collects make, which otherwise stays in the group
+                os.killpg(server.pid, 0)
+                time.sleep(0.1)
+        except ProcessLookupError:
+            return
 
 
 def wait_for(address, server, log):
@@ -168,12 +177,10 @@ def cell_with_widget(page, notebook):
         if any(view in output.get("data", {}) for output in cell.get("outputs", [])):
             page.evaluate(f"{NOTEBOOK}.scrollToItem({number}, 'center')")
             element = page.locator(f".jp-Cell[data-windowed-list-index='{number}']")
-            slider = element.locator(".widget-slider .noUi-handle").first
-            try:
-                slider.wait_for(timeout=10_000)
-            except Exception:
-                continue  # a progress bar, a button: no slider
-            return element, slider
+            element.locator(".jupyter-widgets").first.wait_for(timeout=30_000)
+            slider = element.locator(".widget-slider .noUi-handle")
+            if slider.count():  # not a progress bar or a button
+                return element, slider.first
     pytest.fail("no cell of the chapter shows a slider")
 
 
