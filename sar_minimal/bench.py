@@ -175,19 +175,19 @@ def bench_memory() -> dict:
     of decoding 256 sentences at once, each in a process of its own. Linux only."""
     if not Path("/proc/self/status").exists():
         return {"peak memory": "read from /proc, which this system lacks"}
-    make = "from sar_minimal import bench; from sar_minimal.decoding import {0}; import torch; bench.one_of_each({1})"
+    make = "from sar_minimal import bench; bench.decode_many(bench.{0})"
     row = {"peak memory, MiB beyond torch": ""}
     alone = _peak("import torch")
     for name, code in (
         ("training", "from sar_minimal.bench import bench_training; bench_training(rounds=3)"),
-        ("one pass", make.format("one_pass", "one_pass")),
-        ("greedy", make.format("greedy", "greedy")),
+        ("one pass", make.format("one_pass")),
+        ("greedy", make.format("greedy")),
     ):
         row[name] = _peak(code) - alone
     return row
 
 
-def one_of_each(decode) -> None:
+def decode_many(decode) -> None:
     """``decode`` 256 sentences of 32 with an untrained flagship of the kind it needs."""
     kind = DualStreamSAR if decode is one_pass else EncoderDecoderAR
     decode(
@@ -301,10 +301,12 @@ def table(
     for name, decode in neural_decoders(sar, ar).items():
         found = convert(decode, task.test, device)
         alone = [torch.tensor([x], device=device) for x in few]
-        ms = 1e3 * statistics.median(seconds(lambda x=x, d=decode: d(x)) for x in alone)
-        steps = statistics.mean(decode(x).steps for x in alone)
+        steps = []
+        ms = 1e3 * statistics.median(
+            seconds(lambda x=x, d=decode, s=steps: s.append(d(x).steps)) for x in alone
+        )
         model = sar if name.startswith("SAR") else ar
-        rows.append({"decoder": name, "parameters": model.number_of_parameters(), "ms": ms, "steps": steps,
+        rows.append({"decoder": name, "parameters": model.number_of_parameters(), "ms": ms, "steps": statistics.mean(steps),
                      "seconds": trained[name[: name.index(",")]]} | _score(found, task))  # fmt: skip
     return rows
 

@@ -10,6 +10,7 @@ import math
 import operator
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +74,10 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
 
 def _read(condition: str) -> tuple[str, float]:
     sign, _, bound = condition.partition(" ")
-    try:
-        return sign, float(bound) if sign in SIGNS else float("sign")
-    except ValueError:
-        raise ValueError(f"expected a condition such as '<= 1e-6', got {condition!r}") from None
+    if sign in SIGNS:
+        with suppress(ValueError):
+            return sign, float(bound)
+    raise ValueError(f"expected a condition such as '<= 1e-6', got {condition!r}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .models import Autoregressive, DualStreamSAR
-from .shift import PAD, check_lengths, check_tokens
+from .shift import PAD, check_lengths, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,8 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None) -> 
         raise TypeError(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
         )
-    check_tokens(x, "x")
+    log_probs, tokens = model(x, lengths).log_softmax(-1).max(-1)  # (B, T) each; x is checked there
     own = check_lengths(lengths, x)
-    log_probs, tokens = model(x, lengths).log_softmax(-1).max(-1)  # (B, T) each
     past_end = torch.arange(x.shape[1], device=x.device) >= own[:, None]
     return Decoded(tokens.masked_fill(past_end, PAD), log_probs.masked_fill(past_end, 0.0), own, 1)
 
@@ -96,17 +95,13 @@ def sample(
 @torch.inference_mode()
 def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
     """choose: log-probabilities (B, V) to the value and the id of one of them each, (B, 1)."""
-    state, prompt, before, new, end_id = _begin(model, x, lengths, new, end_id)
-    stop, read = before + new, int(before.min())  # (B,) where each row ends
-    longest = int(stop.max())
+    state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
+    read, longest = int(before.min()), int(stop.max())
     even = end_id is None and bool((stop == longest).all() and (before == read).all())
     given = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
 
-    chunk, tokens, log_probs = (
-        prompt[:, :read],
-        [given[:, :read]],
-        [torch.zeros_like(given[:, :read])],
-    )
+    chunk = prompt[:, :read]
+    tokens, log_probs = [chunk], [torch.zeros_like(chunk)]
     for t in range(read, longest):
         logits = model.step(chunk, state, last=True)[:, -1]  # (B, V)
         value, chunk = choose(logits.log_softmax(-1))  # (B, 1) each
@@ -139,20 +134,17 @@ def beam(
     As ``greedy``, which is ``width=1``. Scores are sums of log-probabilities, not divided by
     length. Exact when width >= V ** (T - 1).
     """
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ValueError(f"width: expected a whole number >= 1, got {width!r}")
-    state, prompt, before, new, end_id = _begin(model, x, lengths, new, end_id)
-    B, read, K = len(x), int(before.min()), width
-    longest = int((before + new).max())
+    check_whole("width", width)
+    state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
+    B, read, K, longest = len(x), int(before.min()), width, int(stop.max())
 
     rows = torch.arange(B, device=x.device).repeat_interleave(K)  # beam k of row b is b * K + k
     tokens = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
-    tokens, before, stop = tokens[rows], before[rows], (before + new)[rows]
+    tokens, before, stop = tokens[rows], before[rows], stop[rows]
     log_probs = torch.zeros(B * K, longest, device=x.device)
     first = torch.arange(B * K, device=x.device) % K == 0
-    score = torch.zeros(B * K, device=x.device).masked_fill(
-        ~first, -math.inf
-    )  # one beam to begin with
+    # One beam to begin with: alike, they would stay alike.
+    score = torch.zeros(B * K, device=x.device).masked_fill(~first, -math.inf)
 
     steps = 0
     logits = model.step(prompt[:, :read], state, last=True)[:, -1][rows]
@@ -209,7 +201,8 @@ def _check(model, x):
 
 
 def _begin(model, x, lengths, new, end_id):
-    """Check what a caller gave; start the model. Returns state, prompt, its lengths, new (B,), end_id."""
+    """Check what a caller gave; start the model. Returns the state, the prompt, and for each row where
+    its prompt ends and where its new tokens do, (B,) each."""
     _check(model, x)
     own = check_lengths(lengths, x)
     if new is None:
@@ -231,7 +224,7 @@ def _begin(model, x, lengths, new, end_id):
             f"end_id: expected an id in 0..{model.config.target_vocab - 1}, got {end_id!r}"
         )
     state, prompt, before = model.start(x, own, int(new.max()))
-    return state, prompt, before, new.to(x.device), end_id
+    return state, prompt, before, before + new.to(x.device)
 
 
 def _cut(tokens, log_probs, before, stop, steps) -> Decoded:

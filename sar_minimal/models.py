@@ -33,7 +33,7 @@ from .attention import (
     rotations,
 )
 from .files import write_atomically
-from .shift import START, check_lengths, check_tokens
+from .shift import START, check_lengths, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class Config:
 
     def __post_init__(self):
         for name in ("target_vocab", "width", "layers", "heads", "hidden", "max_length"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+            check_whole(name, getattr(self, name))
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width: expected a multiple of 2 * heads = {2 * self.heads} (rotary positions turn pairs), "
@@ -192,10 +190,7 @@ class DualStreamSAR(Model):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        if config.source_vocab < 1:
-            raise ValueError(
-                f"source_vocab: expected a whole number >= 1, got {config.source_vocab}"
-            )
+        check_whole("source_vocab", config.source_vocab)
         if config.completion == "copy" and config.source_vocab != config.target_vocab:
             raise ValueError(
                 "completion='copy' needs one vocabulary for x and y, got source_vocab "
@@ -335,10 +330,7 @@ class EncoderDecoderAR(Autoregressive):
 
     def __init__(self, config: Config):
         super().__init__(config, cross=True)
-        if config.source_vocab < 1:
-            raise ValueError(
-                f"source_vocab: expected a whole number >= 1, got {config.source_vocab}"
-            )
+        check_whole("source_vocab", config.source_vocab)
         self.source_embed = nn.Parameter(torch.empty(config.source_vocab, config.width))
         self.encoder = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.encoder_gain = nn.Parameter(torch.ones(config.width))

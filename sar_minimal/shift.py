@@ -113,6 +113,12 @@ def ignore_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
     return tokens.masked_fill(positions >= lengths[:, None], IGNORE)
 
 
+def check_whole(name: str, value, least: int = 1) -> None:
+    """Raise ValueError, naming the argument, unless ``value`` is an int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
+
+
 def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths") -> Tensor:
     """(B,) lengths on the device of ``tokens`` (B, T); None means that every row is full.
 

@@ -181,9 +181,8 @@ def batch_plan(
         rng.shuffle(ties)
     order = ties[np.lexsort((S[ties], longest[ties]))]
     plan, first = [], 0
-    for last, length in enumerate(
-        longest[order].tolist()
-    ):  # lengths only grow: the newest is longest
+    # Lengths only grow in this order, so the newest is the longest of its batch.
+    for last, length in enumerate(longest[order].tolist()):
         if (last - first + 1) * length > tokens:
             plan.append(order[first:last])
             first = last

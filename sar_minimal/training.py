@@ -33,7 +33,7 @@ from .models import (
     load,
     save,
 )
-from .shift import IGNORE, START, shift_right
+from .shift import IGNORE, START, check_whole, shift_right
 from .tasks import Batch, Split, Task, Vocab, batch_plan, batches
 
 
@@ -59,9 +59,7 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("steps", "tokens", "report", "checkpoint"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a whole number >= 1, got {value!r}")
+            check_whole(name, getattr(self, name))
         for name in ("rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected > 0, got {getattr(self, name)!r}")
