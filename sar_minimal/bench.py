@@ -11,15 +11,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from .decoding import beam, greedy, one_pass
+from .decoding import beam, greedy, log_likelihood, one_pass
 from .files import write_atomically
 from .models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR, Model
-from .tasks import Batch, Split, Task, accuracy, batches, load_task
+from .tasks import SPECIALS, Batch, Split, Task, accuracy, batches, language_of, load_task
+from .theory import HomophoneLanguage
 
 FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # of `sar demo`, with mask="full"
 
@@ -217,8 +218,66 @@ def bench_decode(sentence: str = "wo ai bei jing") -> dict:
     return row
 
 
-def bench(json_path: Path | None = None, threads: int = 2) -> list[dict]:
-    """Everything above, printed, and written to ``json_path`` if given. Returns the rows."""
+# ------------------------------------------------------------- trained models against exact bounds
+
+
+def above_bound(
+    model: Model, language: HomophoneLanguage, length: int, samples: int = 20_000
+) -> dict:
+    """The model's expected loss on sequences of the language, and the bound of what it may read, in nats
+    per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when it reads y.
+
+    ``Algorithm 1`` is scored exactly, over all x. For ``EncoderDecoderAR`` the excess over the bound is the
+    mean of log p(y | x) - log q(y | x) over ``samples`` drawn pairs, and ``error`` its standard error.
+    """
+    bounds, first, device = language.bounds(length), len(SPECIALS), next(model.parameters()).device
+    with torch.inference_mode():
+        if isinstance(model, DualStreamSAR):
+            x, p = language.sources(length)
+            log_q = model((x + first).to(device)).cpu().double().log_softmax(-1)[..., first:]
+            loss = -float((p[:, None, None] * language.smooth(x) * log_q).sum()) / length
+            bound = bounds.filtered if model.config.mask == "causal" else bounds.smoothed
+            excess, error = loss - bound, 0.0
+        else:
+            x, y = language.sample(samples, length, torch.Generator().manual_seed(0))
+            given = (x + first).to(device), (y + first).to(device)
+            log_q = log_likelihood(model, *given).cpu().double().sum(1)
+            apart = (language.log_prob(y) - language.log_prob_source(x) - log_q) / length
+            bound, excess = bounds.joint, float(apart.mean())
+            error = float(apart.std()) / samples**0.5
+    return {
+        "nats": bound + excess,
+        "bound": bound,
+        "excess": excess / bound,
+        "error": error / bound,
+    }
+
+
+def bench_theory(steps: int = 3500, length: int = 6) -> Iterator[dict]:
+    """Algorithm 1 with both masks and the encoder-decoder, trained on the homophone language: how far above
+    its exact bound is each (law 9), and after how many seconds?"""
+    from .training import Recipe, make_model, train
+
+    task = load_task("homophone", length=length, sizes=(steps * 1024 // length, 1, 1))
+    recipe = Recipe(steps=steps, tokens=1024, rate=4e-3)
+    for kind, mask in (("sar", "causal"), ("sar", "full"), ("ar", "full")):
+        model = make_model(kind, task, width=64, layers=2, heads=4, mask=mask)
+        metrics = train(model, task, recipe, progress=False)
+        name = type(model).__name__ + (f", mask {mask}" if kind == "sar" else "")
+        row = {"theory": name, "seconds": metrics[-1]["seconds"]}
+        yield row | above_bound(model, language_of(task), length)
+
+
+PARTS = ("speed", "theory")
+
+
+def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> list[dict]:
+    """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the rows.
+
+    "speed": decoding and training beside other libraries, memory, start-up. "theory": ``bench_theory``.
+    """
+    if what not in PARTS:
+        raise ValueError(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
     torch.set_num_threads(threads)
     machine = {
         "machine": platform.processor() or platform.machine(),
@@ -227,22 +286,22 @@ def bench(json_path: Path | None = None, threads: int = 2) -> list[dict]:
     }
     rows = [machine]
     print(_line(machine))
-    for name in ("transformers", "x_transformers"):
-        if not importlib.util.find_spec(name):
-            print(f'{name} is not installed: pip install "sar-minimal[peers]" to compare with it')
-    for part in (
-        lambda: bench_greedy(1),
-        lambda: bench_greedy(32),
-        bench_training,
-        bench_import,
-        bench_memory,
-        bench_decode,
-    ):
-        rows.append(part())
-        print(_line(rows[-1]), flush=True)
+    for row in bench_theory() if what == "theory" else _speed():
+        rows.append(row)
+        print(_line(row), flush=True)
     if json_path is not None:
         write_atomically(Path(json_path), (json.dumps(rows, indent=2) + "\n").encode())
     return rows
+
+
+def _speed() -> Iterator[dict]:
+    for name in ("transformers", "x_transformers"):
+        if not importlib.util.find_spec(name):
+            print(f'{name} is not installed: pip install "sar-minimal[peers]" to compare with it')
+    yield bench_greedy(1)
+    yield bench_greedy(32)
+    for part in (bench_training, bench_import, bench_memory, bench_decode):
+        yield part()
 
 
 def _line(row: dict) -> str:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .files import cached, package_folder, stable_hash, versions
-from .shift import UNKNOWN
+from .shift import UNKNOWN, check_whole
 from .tasks import SPLITS, Card, Split, Vocab, load_task, measure
 
 SHORTEST, LONGEST = 4, 32  # hanzi in a pair
@@ -84,8 +84,11 @@ LEAST_COUNT = 5  # rarer words triple the dictionary and are 0.8 % of its counts
 
 
 @functools.cache
-def word_model() -> WordModel:
+def word_model(lexicon: int | None = None) -> WordModel:
     """The unigram word model that draws the ``words`` corpus: jieba's dictionary, read by pypinyin.
+
+    lexicon: only the so many most frequent words, 100 or more; None for all. ValueError when there
+    are fewer.
 
     Kept are words of hanzi of GB2312's level 1 (the 3,755 common ones) that were counted at least
     ``LEAST_COUNT`` times and are read with one syllable a hanzi; q(w) is the count's share. The reading
@@ -114,10 +117,18 @@ def word_model() -> WordModel:
     key = f"{versions('jieba', 'pypinyin')}, counts >= {LEAST_COUNT}"
     model = cached("words", key, build)
     counts = np.array(model["counts"], dtype=np.float64)
-    readings = tuple(tuple(r.split()) for r in model["readings"])
+    keep = range(len(counts))
+    if lexicon is not None:
+        check_whole("lexicon", lexicon, least=100)  # fewer make too few sentences
+        if lexicon > len(counts):
+            raise ValueError(f"lexicon: the dictionary has {len(counts)} words, got {lexicon}")
+        keep = np.sort(np.argsort(-counts, kind="stable")[:lexicon])
+    words = tuple(model["words"][i] for i in keep)
+    readings = tuple(tuple(model["readings"][i].split()) for i in keep)
+    counts = counts[keep]
     q = counts / counts.sum()
     q.flags.writeable = False  # it is shared by all who ask
-    return WordModel(tuple(model["words"]), readings, q, counts.sum() / model["total"])
+    return WordModel(words, readings, q, counts.sum() / model["total"])
 
 
 def _is_common(word: str) -> bool:
@@ -133,7 +144,7 @@ def _vocabularies(readings: Iterable[Sequence[str]], texts: Iterable[str]) -> tu
     return Vocab(sorted(syllables)), Vocab(sorted({c for text in texts for c in text}))
 
 
-def _words(sizes=(60000, 1000, 2000), seed=0, stop=1 / 8):
+def _words(sizes=(60000, 1000, 2000), seed=0, stop=1 / 8, lexicon=None):
     """Sentences of words drawn one by one: the next word is w with q(w), after each one may stop.
 
     p(y, its words) = q(w_1) (1 - rho) q(w_2) ... q(w_n) rho, given that the length is 4 to 32 hanzi. The
@@ -141,7 +152,7 @@ def _words(sizes=(60000, 1000, 2000), seed=0, stop=1 / 8):
     """
     if isinstance(stop, bool) or not isinstance(stop, (int, float)) or not 0.01 <= stop < 1:
         raise ValueError(f"stop: expected a probability, 0.01 <= stop < 1, got {stop!r}")
-    model = word_model()
+    model = word_model(lexicon)
     source, target = _vocabularies(model.readings, model.words)
     x_ids = [source.encode(reading) for reading in model.readings]
     y_ids = [target.encode(word) for word in model.words]
@@ -181,7 +192,8 @@ def _words(sizes=(60000, 1000, 2000), seed=0, stop=1 / 8):
     card = Card(
         name="pinyin-words",
         source=f"Words of jieba's dict.txt drawn by frequency, read by pypinyin ({versions('jieba', 'pypinyin')}); "
-        f"stop {stop:g}, seed {seed}. Kept: words of GB2312 level 1 hanzi with a count of {LEAST_COUNT} or more.",
+        f"stop {stop:g}, seed {seed}. Kept: words of GB2312 level 1 hanzi with a count of {LEAST_COUNT} or more"
+        + ("." if lexicon is None else f", and of these the {lexicon} most frequent."),
         licence="jieba MIT, pypinyin MIT. Only the dictionary's words and counts are used.",
         counts=counts,
         split="Test is drawn first and kept as drawn; validation leaves out what is in test, train what is in either.",

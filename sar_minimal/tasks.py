@@ -4,6 +4,7 @@
 task                  x -> y                                      what it is for
 ====================  ==========================================  ==========================
 copy, reverse, sort   symbols -> the same, reversed, sorted       answers known exactly
+homophone, coherence  sounds -> a language of ``theory.py``       entropies known exactly
 pinyin, words         toneless syllables -> hanzi, 1:1            a known model draws the text
 pinyin, news          the same, newspaper and reviews             real text, split by block
 pinyin, hsk           the same, textbook sentences                evaluation only
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from .files import MissingPackage, stable_hash, write_atomically
 from .shift import IGNORE, PAD, UNKNOWN
+from .theory import CoherenceLanguage, HomophoneLanguage
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
 SPLITS = ("train", "validation", "test")
@@ -279,11 +281,15 @@ def load_task(name: str, **options) -> Task:
     """The task called ``name``; see the table at the top of this file.
 
     Options of copy, reverse, sort: symbols, min_length, max_length, sizes, seed.
-    Options of pinyin: corpus = "words" (sizes, seed, stop), "news", "hsk" (vocabulary_of) or "file:PATH".
+    Options of homophone: hanzi, syllables, sharpness, language (its seed), length, sizes, seed; of coherence:
+    words, dialects, tell, length, sizes, seed. ``language_of`` gives the language itself.
+    Options of pinyin: corpus = "words" (sizes, seed, stop, lexicon), "news", "hsk" (vocabulary_of) or "file:PATH".
     Raises ValueError naming what is wrong and what there is, MissingPackage with the line to install.
     """
     if name in GENERATED:
         make, chosen, fixed = _generated, {}, {"kind": name}
+    elif name in LANGUAGES:
+        make, chosen, fixed = LANGUAGES[name], {}, {}
     elif name == "pinyin":
         from .pinyin import CORPORA
 
@@ -293,7 +299,9 @@ def load_task(name: str, **options) -> Task:
             raise ValueError(f"corpus: expected words, news, hsk or file:PATH, got {corpus!r}")
         make, chosen, fixed = CORPORA[kind], {"corpus": corpus}, {"path": path} if path else {}
     else:
-        raise ValueError(f"task: expected one of {', '.join(GENERATED)}, pinyin, got {name!r}")
+        raise ValueError(
+            f"task: expected one of {', '.join([*GENERATED, *LANGUAGES])}, pinyin, got {name!r}"
+        )
     parameters = inspect.signature(make).parameters
     known = {option: p.default for option, p in parameters.items() if option not in fixed}
     for option in options:
@@ -399,6 +407,68 @@ def _generated(kind, symbols=16, min_length=4, max_length=12, sizes=(20000, 1000
     return vocab, vocab, splits, card
 
 
+# ---------------------------------------------------------------- the exact languages
+
+
+def _homophone(
+    hanzi=9, syllables=3, sharpness=2.0, language=0, length=6, sizes=(200_000, 5000, 5000), seed=0
+):
+    exact = HomophoneLanguage.random(hanzi, syllables, sharpness, seed=language)
+    about = (
+        f"{hanzi} hanzi, {syllables} syllables, sharpness {sharpness}, drawn from seed {language}"
+    )
+    return _sampled("homophone", exact, about, length, sizes, seed)
+
+
+def _coherence(words=4, dialects=2, tell=0.0, length=6, sizes=(200_000, 5000, 5000), seed=0):
+    exact = CoherenceLanguage(words, dialects, tell)
+    about = f"{words} words in each of {dialects} dialects, a tell with probability {tell}"
+    return _sampled("coherence", exact, about, length, sizes, seed)
+
+
+LANGUAGES = {"homophone": _homophone, "coherence": _coherence}
+
+
+def _sampled(name, language, about, length, sizes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = language.sample(sum(sizes), length, generator)
+    spelled, names = [0] * language.syllables, []
+    for s in language.syllable_of.tolist():  # the hanzi that sound like a are a1, a2, ...
+        spelled[s] += 1
+        names.append(f"{_sound(s)}{spelled[s]}")
+    x, y = (x + len(SPECIALS)).tolist(), (y + len(SPECIALS)).tolist()
+    ends = np.cumsum((0, *sizes))
+    splits = [Split(x[a:b], y[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    card = Card(
+        name=name,
+        source=f"Generated: {about}; length {length}, sequences from seed {seed}.",
+        licence="Ours.",
+        counts=measure(splits),
+        split="Independent draws, cut in the order drawn.",
+        flaws=(
+            "A sequence may be in several splits: what is learned is the language, not a list.",
+        ),
+    )
+    return Vocab(map(_sound, range(language.syllables))), Vocab(names), splits, card
+
+
+def _sound(s: int) -> str:
+    return chr(ord("a") + s) if s < 26 else f"s{s}."
+
+
+def language_of(task: Task) -> HomophoneLanguage:
+    """The language that the sequences of a homophone or coherence task are drawn from.
+
+    Its hanzi v is the task's token v + 4. Raises ValueError for any other task.
+    """
+    o = task.options
+    if task.name == "homophone":
+        return HomophoneLanguage.random(o["hanzi"], o["syllables"], o["sharpness"], o["language"])
+    if task.name == "coherence":
+        return CoherenceLanguage(o["words"], o["dialects"], o["tell"])
+    raise ValueError(f"task: expected homophone or coherence, got {task.name}")
+
+
 # ---------------------------------------------------------------- scores and cards
 
 
@@ -430,7 +500,7 @@ def accuracy(
 
 
 if __name__ == "__main__":
-    for name in ("copy", "reverse", "sort", "pinyin words", "pinyin news", "pinyin hsk"):
+    for name in (*GENERATED, *LANGUAGES, "pinyin words", "pinyin news", "pinyin hsk"):
         name, *corpus = name.split()
         try:
             card = load_task(name, **dict(zip(["corpus"], corpus, strict=False))).card

@@ -186,7 +186,11 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("translate", {}, "task: expected one of copy, reverse, sort, pinyin, got 'translate'"),
+        (
+            "translate",
+            {},
+            "task: expected one of copy, reverse, sort, homophone, coherence, pinyin, got 'translate'",
+        ),
         (
             "copy",
             {"symbol": 3},
@@ -238,7 +242,8 @@ def words():
 
 
 def test_words_pairs(words):
-    assert words.options == {"corpus": "words", "sizes": (6000, 200, 500), "seed": 0, "stop": 1 / 8}
+    sizes = {"sizes": (6000, 200, 500), "seed": 0, "stop": 1 / 8}
+    assert words.options == {"corpus": "words", **sizes, "lexicon": None}
     assert words.equal_lengths
     splits = (words.train, words.validation, words.test)
     assert [len(s) for s in splits] == [6000, 200, 500]
@@ -251,6 +256,25 @@ def test_words_pairs(words):
     smaller = load_task("pinyin", sizes=(10, 10, 500))
     assert smaller.test == words.test  # test does not depend on the other sizes
     assert load_task("pinyin", sizes=(10, 10, 500), seed=1).test != words.test
+
+
+def test_a_lexicon_keeps_the_most_frequent_words():
+    small, whole = word_model(120), word_model()
+    kept = dict(zip(whole.words, whole.probabilities, strict=True))
+    assert len(small.words) == 120 and set(small.words) <= set(kept)
+    assert min(kept[w] for w in small.words) >= sorted(kept.values())[-120]
+    assert abs(small.probabilities.sum() - 1) < 1e-12
+    assert small.coverage < whole.coverage
+    assert dict(zip(whole.words, whole.readings, strict=True))[small.words[7]] == small.readings[7]
+    task = load_task("pinyin", lexicon=120, sizes=(500, 50, 50))
+    assert set(task.target.tokens) == set("".join(small.words))
+    assert "the 120 most frequent" in task.card.source
+    for wrong, message in (
+        (99, "lexicon: expected a whole number >= 100, got 99"),
+        (10**7, r"lexicon: the dictionary has \d+ words, got 10000000"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_task("pinyin", lexicon=wrong)
 
 
 def test_words_leave_out_what_another_split_has():
