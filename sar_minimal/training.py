@@ -42,7 +42,7 @@ class Recipe:
     """How to train. Raises ValueError, naming the field.
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
-    learning rate, reached after ``warmup`` steps, then a cosine to a tenth of it. decay: AdamW's.
+    learning rate, reached after ``warmup`` steps, then down a cosine to 0. decay: AdamW's.
     clip: the largest gradient norm. report: steps between two lines of metrics. checkpoint: steps
     between two checkpoints.
     """
@@ -72,7 +72,7 @@ class Recipe:
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+        return self.rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def choose_device() -> tuple[torch.device, str]:
