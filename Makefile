@@ -50,12 +50,15 @@ format: $(READY) ## repair style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-run-nb: $(READY) ## execute the chapters in place and normalise them
-	set -e; for nb in $(NB); do \
-	  $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+# What a chapter measures for its claims goes into the ledger, and from there onto the ledger's page.
+run-nb: $(READY) ## execute the chapters in place, normalise them, keep what they measured
+	set -e; for nb in $(filter-out %/ledger.ipynb,$(NB)); do \
+	  case "/$$nb" in */chapters/[0-9][0-9]_*) chapter=$$(basename "$$nb" .ipynb) ;; *) chapter= ;; esac; \
+	  SAR_RECORD=$$chapter $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.timeout=600 --KernelManager.transport_encryption=auto "$$nb"; \
 	  $(NORMALISE) "$$nb"; \
 	done
+	$(PY) -m sar_minimal.claims
 
 check-nb: $(READY) ## fail if a stored chapter is not normalised
 	$(if $(NB),$(NORMALISE) --verify $(NB),@echo "no chapters yet")

@@ -1,4 +1,4 @@
-"""The ``sar`` command: train, decode, bench, demo.
+"""The ``sar`` command: train, decode, claims, bench, demo.
 
 Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
 decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   sar train pinyin --corpus file:my_text.txt --model sar --out runs/mine
   sar decode runs/sar "wo ai bei jing"
   sar decode runs/ar --beam 4 < sentences.txt         one sentence a line
+  sar claims C08 C10                                  what was claimed, measured and found
   sar bench --json bench.json                         speed beside other libraries
 """
 
@@ -33,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
         "train",
         help="train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from",
     )
-    train.add_argument("task", metavar="TASK", help="copy, reverse, sort or pinyin")
+    train.add_argument(
+        "task", metavar="TASK", help="copy, reverse, sort, homophone, coherence or pinyin"
+    )
     train.add_argument(
         "--model",
         required=True,
@@ -80,7 +83,24 @@ def parser() -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="add log-probability, steps and milliseconds"
     )
 
+    claims = commands.add_parser(
+        "claims", help="the document's claims, their verdicts and what was measured"
+    )
+    claims.add_argument(
+        "ids", nargs="*", metavar="ID", help="only these, such as C10 (default: all)"
+    )
+    form = claims.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    form.add_argument("--json", action="store_true", help="as a JSON list, measurements in full")
+
     bench = commands.add_parser("bench", help="speed and memory, as ratios within one run")
+    bench.add_argument(
+        "what",
+        nargs="?",
+        default="speed",
+        choices=("speed", "theory"),
+        help="speed and memory (default), or trained models against exact bounds (minutes)",
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     bench.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch (2)")
 
@@ -96,11 +116,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    found, rest = parser().parse_known_args(argv)  # an option may stand before the sentence
-    if rest and (found.command != "decode" or any(word.startswith("-") for word in rest)):
+    found, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids
+    words = {"decode": "text", "claims": "ids"}.get(found.command)
+    if rest and (words is None or any(word.startswith("-") for word in rest)):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        found.text += rest
+        getattr(found, words).extend(rest)
     arguments = vars(found)
     command = COMMANDS[arguments.pop("command")]
     try:
@@ -225,10 +246,22 @@ class Converter:
         )
 
 
-def _bench(json, threads) -> int:
+def _claims(ids, markdown, json) -> int:
+    import shutil
+
+    from .report import as_json, as_markdown, as_text, select
+
+    claims = select(ids)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    form = as_markdown if markdown else as_json if json else None
+    print(form(claims) if form else as_text(claims, width), flush=True)
+    return 0
+
+
+def _bench(what, json, threads) -> int:
     from .bench import bench
 
-    bench(json, threads)
+    bench(what, json, threads)
     return 0
 
 
@@ -239,4 +272,10 @@ def _demo(out, **options) -> int:
     return 0
 
 
-COMMANDS = {"train": _train, "decode": _decode, "bench": _bench, "demo": _demo}
+COMMANDS = {
+    "train": _train,
+    "decode": _decode,
+    "claims": _claims,
+    "bench": _bench,
+    "demo": _demo,
+}

@@ -6,6 +6,7 @@ Most tests call ``main`` in this process, which is the command but for the start
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import shlex
@@ -21,9 +22,11 @@ import torch
 from laws import ctrl_c
 
 from sar_minimal import cli
+from sar_minimal.claims import ledger
 from sar_minimal.cli import main
 from sar_minimal.decoding import greedy
 from sar_minimal.files import MissingPackage
+from sar_minimal.report import measured
 from sar_minimal.shift import START
 from sar_minimal.training import load_run
 
@@ -91,7 +94,7 @@ def runs(tmp_path_factory, corpus):
 # ---------------------------------------------------------------- help and usage
 
 
-@pytest.mark.parametrize("words", ([], ["train"], ["decode"], ["bench"], ["demo"]))
+@pytest.mark.parametrize("words", ([], ["train"], ["decode"], ["claims"], ["bench"], ["demo"]))
 def test_help(call, words):
     code, out, _ = call(*words, "--help")
     assert code == 0 and out.startswith("usage: sar")
@@ -108,6 +111,9 @@ def test_help(call, words):
     [
         ([], "arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
+        (["claims", "--json", "--markdown"], "not allowed with argument"),
+        (["claims", "C10", "--csv"], "unrecognized arguments: --csv"),
+        (["claims", "C10", "C31"], "C31: no such claim; the ledger has C01, C02, C03, "),
         (["train", "copy", "--model", "sar"], "required: --out"),
         (["train", "copy", "--out", "OUT"], "required: --model"),
         (["train", "copy", "--model", "gpt", "--out", "OUT"], "invalid choice: 'gpt'"),
@@ -319,6 +325,67 @@ def test_verbose(call, runs):
         code, out, _ = call("decode", runs / run, "--verbose", "3 1 2 2")
         assert code == 0
         assert re.search(rf"\t-\d+\.\d\d nats\t{steps} steps?\t\d+\.\d ms\n$", out), out
+
+
+# ---------------------------------------------------------------- claims
+
+
+def test_claims(call):
+    """All of them in words, or those asked for; open ones name the chapter that is to come."""
+    code, out, err = call("claims")
+    assert (code, err) == (0, "")
+    rows = ledger()
+    shown = re.findall(r"^(C\d+) +(\S.*?)  +([a-z-]+) +\S", out, re.M)
+    assert shown == [(c.id, c.section, c.verdict) for c in rows.values()]
+    words = " ".join(out.split())
+    for c in rows.values():
+        assert " ".join(c.claim.split()) in words and c.because in words
+        assert all(line in words for r in c.measured for line in measured(c, r))
+        assert not c.is_open or f"open {c.chapters[0]} (to come)" in words
+    assert max(map(len, out.splitlines())) <= 120
+    assert f"{len(rows)} claims: " in out.splitlines()[-1]
+
+
+def test_claims_by_id(call):
+    code, out, err = call("claims", "c10", "C08")
+    assert (code, err) == (0, "") and re.findall(r"^C\d+", out, re.M) == ["C08", "C10"]
+    assert out.endswith("2 claims: holds 1, fails 1\n")
+    assert call("claims", "C08", "--json", "C10") == call("claims", "--json", "C08", "C10")
+
+
+def test_claims_as_markdown(call):
+    code, out, err = call("claims", "--markdown", "C09", "C10")
+    assert (code, err) == (0, "")
+    head, line, *rows = out.splitlines()
+    assert head == "| id | section | claim | verdict | measured | chapter |"
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in (head, line, *rows)] == [7] * 4
+    assert r"largest \|sum - V\|: 0" in rows[0] and "(chapters/02_ar_and_sar.ipynb)" in rows[0]
+
+
+def test_claims_as_json_in_a_pipe():
+    """Valid JSON, whatever the encoding of the pipe is; every field of every row is there."""
+    out = subprocess.run(
+        [sys.executable, "-m", "sar_minimal", "claims", "--json"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert out.stderr == b""
+    rows = json.loads(out.stdout)
+    assert [row["id"] for row in rows] == list(ledger())
+    kinds = dict.fromkeys("id section claim formal verdict because experiment".split(), str)
+    kinds |= {"chapters": list, "supports": dict, "measured": list}
+    record = dict.fromkeys("chapter date size device commit".split(), str)
+    record |= {"seeds": list, "values": dict}
+    for row in rows:
+        assert {name: type(value) for name, value in row.items()} == kinds
+        assert bool(row["supports"]) == bool(row["because"]) == (row["verdict"] != "open")
+        for r in row["measured"]:
+            assert {name: type(value) for name, value in r.items()} == record
+            assert r["values"].keys() == row["supports"].keys()
+            assert all(type(v) is float for values in r["values"].values() for v in values)
+    assert any(row["measured"] for row in rows)
 
 
 # ---------------------------------------------------------------- what can be wrong on disk
