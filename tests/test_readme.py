@@ -25,7 +25,7 @@ def test_picture_is_a_figure_of_chapter_2():
 
 
 def test_table_links_each_chapter_that_exists():
-    linked = set(re.findall(r"\(chapters/(\w+\.ipynb)\)", README))
+    linked = set(re.findall(r"\(chapters/(\d\w+\.ipynb)\)", README))
     assert linked == {path.name for path in (ROOT / "chapters").glob("[0-9]*.ipynb")}
 
 
