@@ -162,21 +162,44 @@ class NGram:
 
     def decode(self, xs: Iterable[Sequence[int]]) -> list[list[int]]:
         """The most probable hanzi of each sentence of syllables; as long as it."""
-        step = self._decode_trigram if self.order == 3 else self._decode_bigram
-        return [step([int(s) for s in x]) for x in xs]
+        return [
+            self._search([(s, *self._candidates.get(s, self._unseen)) for s in map(int, x)])
+            for x in xs
+        ]
 
-    def _lattice(self, x: list[int]) -> list[tuple]:
-        """(name, hanzi, log emission) at each position, END at the last: a name stands for the candidates."""
-        columns = [(s, *self._candidates.get(s, self._unseen)) for s in x]
-        return [*columns, ("end", *self._end)]
+    def search(self, candidates: np.ndarray, scores: np.ndarray) -> list[int]:
+        """The y that maximises log p(y </s>) + sum_t scores of y_t, exactly; its emissions stay out of it.
+
+        candidates: (T, K) ids, those of one position distinct. scores: (T, K) log weights, in nats, from
+        elsewhere: a one-pass model's (``decoding.rescore``). Raises ValueError on ids that are no tokens
+        of the vocabulary, shapes that differ, or scores that are not finite.
+        """
+        candidates, scores = np.asarray(candidates), np.asarray(scores, dtype=np.float64)
+        if candidates.ndim != 2 or not candidates.size or candidates.shape != scores.shape:
+            raise ValueError(
+                f"candidates: expected shape (T, K) as of scores, got {candidates.shape} and {scores.shape}"
+            )
+        if candidates.min() < UNKNOWN or candidates.max() >= self.model.base:
+            raise ValueError(
+                f"candidates: expected ids in {UNKNOWN}..{self.model.base - 1}, got "
+                f"{candidates.min()}..{candidates.max()}"
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError("scores: expected finite numbers")
+        return self._search([(None, c, s) for c, s in zip(candidates, scores, strict=True)])
+
+    def _search(self, columns: list[tuple]) -> list[int]:
+        """columns: (name, hanzi, log weight) of each position; a name stands for all three, None for nothing."""
+        step = self._viterbi_trigram if self.order == 3 else self._viterbi_bigram
+        return step([*columns, ("end", *self._end)])
 
     def _pair(self, a: tuple, b: tuple) -> tuple[np.ndarray, np.ndarray, tuple | None]:
         """For neighbouring columns: log p_2(v | u) + emission of v, and the trigrams' contexts (u, v).
 
-        Remembered: there are few pairs of syllables, and each is met again and again.
+        Remembered under the names: there are few pairs of syllables, and each is met again and again.
         """
         key = (a[0], b[0])
-        if key not in self._pairs:
+        if None in key or key not in self._pairs:
             u, v = a[1][:, None], b[1][None, :]
             step = np.log(self.model.prob(u, v, 2)) + b[2]  # (U, V); at order 1, u is not looked at
             left, seen = None, None
@@ -186,11 +209,12 @@ class NGram:
                 seen = np.nonzero(
                     left
                 )  # the discount leaves less than 1 (log 0) where (u, v) was seen
+            if None in key:
+                return step, left, seen
             self._pairs[key] = (step, left, seen)
         return self._pairs[key]
 
-    def _decode_bigram(self, x: list[int]) -> list[int]:
-        columns = self._lattice(x)
+    def _viterbi_bigram(self, columns: list[tuple]) -> list[int]:
         before, score, back = ("start", *self._start), np.zeros(1), []
         for column in columns:
             total = score[:, None] + self._pair(before, column)[0]  # (U, V)
@@ -202,7 +226,7 @@ class NGram:
             state = pointer[state]
         return path[:0:-1]  # the first found is END
 
-    def _decode_trigram(self, x: list[int]) -> list[int]:
+    def _viterbi_trigram(self, columns: list[tuple]) -> list[int]:
         """Viterbi over pairs (u, v), exact, without the cube over (u, v, w).
 
         For a trigram never seen, log p(w | u, v) = left_over(u, v) + p_2(w | v), in logs: the best u does not
@@ -210,7 +234,6 @@ class NGram:
         never less than that, so putting them in by a second maximum makes the result exact.
         """
         base = self.model.base
-        columns = self._lattice(x)
         a = b = ("start", *self._start)
         score, back = np.zeros((1, 1)), []  # (U, V): the best path that ends in u, v
         for c in columns:

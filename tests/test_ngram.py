@@ -115,6 +115,46 @@ def brute_force(model, split, x):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
+def test_search_finds_what_enumeration_finds(split, order):
+    model, rng = NGram(split, order, vocabulary=12), np.random.default_rng(0)
+    for T in (1, 2, 4):
+        candidates = np.stack(
+            [rng.choice(np.arange(UNKNOWN, 12), 4, replace=False) for _ in range(T)]
+        )
+        scores = 3 * rng.standard_normal((T, 4))
+        total = {}
+        for choice in itertools.product(range(4), repeat=T):
+            y = tuple(int(candidates[t, c]) for t, c in enumerate(choice))
+            given = sum(scores[t, c] for t, c in enumerate(choice))
+            total[y] = given + float(model.log_prob([list(y)])[0])
+        found = tuple(model.search(candidates, scores))
+        assert total[found] == pytest.approx(max(total.values()), abs=1e-9)
+        again = tuple(model.search(candidates[:, ::-1], 0 * scores))  # nothing is remembered
+        assert total[again] is not None and model.log_prob([list(again)])[0] == pytest.approx(
+            max(model.log_prob([list(y)])[0] for y in total), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "scores", "message"),
+    [
+        (
+            np.zeros((0, 2), int),
+            np.zeros((0, 2)),
+            r"expected shape \(T, K\) as of scores, got \(0, 2\)",
+        ),
+        ([[4, 5]], [[0.0]], r"got \(1, 2\) and \(1, 1\)"),
+        ([[START, 5]], [[0.0, 0.0]], "candidates: expected ids in 3..11, got 1..5"),
+        ([[12, 5]], [[0.0, 0.0]], "candidates: expected ids in 3..11, got 5..12"),
+        ([[4, 5]], [[0.0, -math.inf]], "scores: expected finite numbers"),
+    ],
+)
+def test_search_refuses(split, candidates, scores, message):
+    with pytest.raises(ValueError, match=message):
+        NGram(split, 2, vocabulary=12).search(candidates, scores)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
 def test_decoding_finds_what_enumeration_finds(split, order):
     model = NGram(split, order)
     rng = random.Random(1)
