@@ -268,13 +268,59 @@ def bench_theory(steps: int = 3500, length: int = 6) -> Iterator[dict]:
         yield row | above_bound(model, language_of(task), length)
 
 
-PARTS = ("speed", "theory")
+# ------------------------------------------------------------- fewer steps
+
+
+def bench_steps(steps: int = 400, T: int = 16) -> Iterator[dict]:
+    """The parallel decoders beside cached greedy: ratios of wall clock and of sequential steps.
+
+    A flagship pair trained for a moment on pinyin of 300 words, since how many steps a guess saves depends on how
+    often it holds; sentences of T syllables, one alone and 32 together. Then greedy against one pass over a grid
+    of lengths and batches, where weights do not matter.
+    """
+    from .parallel import draft_and_verify, jacobi
+    from .training import Recipe, make_model, train
+
+    task = load_task("pinyin", lexicon=300, stop=0.05)
+    sar, ar = (make_model(kind, task, mask="full", **FLAGSHIP) for kind in ("sar", "ar"))
+    for model in (sar, ar):
+        train(model, task, Recipe(steps=steps), progress=False)
+        model.cpu()
+    rows = [x[:T] for x in task.test.x if len(x) >= T]
+    decoders = {
+        "greedy": lambda x: greedy(ar, x),
+        "one pass": lambda x: one_pass(sar, x),
+        "jacobi": lambda x: jacobi(ar, x),
+        "draft and verify": lambda x: draft_and_verify(ar, x, sar),
+        "beam 4": lambda x: beam(ar, x),
+    }
+    for B in (1, 32):
+        some = list(torch.tensor(rows[: 20 * B]).split(B))
+        calls = {n: lambda d=d, some=some: [d(x) for x in some] for n, d in decoders.items()}
+        times = in_turns(calls, 3)
+        row = {"decode, batch": B, "T": T}
+        row["greedy ms"] = 1e3 * statistics.median(times["greedy"]) / len(some)
+        for name, decode in decoders.items():
+            row[f"{name}: steps"] = statistics.mean(decode(x).steps for x in some)
+            row[f"{name}: times as fast"] = ratio(times["greedy"], times[name])
+        yield row
+    for T in (8, 32, 128, 256):
+        row = {"greedy / one pass, T": T}
+        for B in (b for b in (1, 4, 16, 64, 256) if b * T <= 8192):
+            x = torch.randint(4, len(task.source), (B, T))
+            times = in_turns({n: lambda d=decoders[n]: d(x) for n in ("greedy", "one pass")}, 3)  # noqa: B023
+            row[f"batch {B}"] = ratio(times["greedy"], times["one pass"])
+        yield row
+
+
+PARTS = {"speed": lambda: _speed(), "decode": bench_steps, "theory": bench_theory}
 
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> list[dict]:
     """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the rows.
 
-    "speed": decoding and training beside other libraries, memory, start-up. "theory": ``bench_theory``.
+    "speed": decoding and training beside other libraries, memory, start-up. "decode": ``bench_steps``. "theory":
+    ``bench_theory``.
     """
     if what not in PARTS:
         raise ValueError(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
@@ -286,7 +332,7 @@ def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) 
     }
     rows = [machine]
     print(_line(machine))
-    for row in bench_theory() if what == "theory" else _speed():
+    for row in PARTS[what]():
         rows.append(row)
         print(_line(row), flush=True)
     if json_path is not None:

@@ -40,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--model",
         required=True,
-        choices=("sar", "ar", "lm"),
-        help="Algorithm 1, encoder-decoder, or a language model of y",
+        choices=("sar", "ar", "lm", "masked"),
+        help="Algorithm 1, encoder-decoder, a language model of y, or a masked model (mask-predict)",
     )
     train.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the folder of the run"
@@ -98,8 +98,8 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="speed",
-        choices=("speed", "theory"),
-        help="speed and memory (default), or trained models against exact bounds (minutes)",
+        choices=("speed", "decode", "theory"),
+        help="speed and memory (default); decoders with fewer steps; trained models against exact bounds",
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     bench.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch (2)")
@@ -190,9 +190,9 @@ class Converter:
 
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new
-        if beam is not None and type(model).__name__ == "DualStreamSAR":
+        if beam is not None and type(model).__name__ in ("DualStreamSAR", "MaskedModel"):
             raise ValueError(
-                "--beam: a one-pass model has no prefixes to keep; it is for autoregressive ones"
+                f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
             )
 
         self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
@@ -238,6 +238,10 @@ class Converter:
         kind = type(self.model).__name__
         if kind == "DualStreamSAR":
             return one_pass(self.model, x)
+        if kind == "MaskedModel":
+            from .parallel import mask_predict
+
+            return mask_predict(self.model, x)
         new = self.new if kind == "DecoderLM" else None
         return (
             greedy(self.model, x, new=new)

@@ -2,7 +2,8 @@
 
 Every decoder takes a batch and returns a ``Decoded``. What separates them is ``steps``, the number
 of forward passes that had to wait for the one before: 1 for ``one_pass``, T for the others, which
-is what the document's title promises to change (sections 3.2, 3.3).
+is what the document's title promises to change (sections 3.2, 3.3). What lies between is in
+``parallel.py``.
 
 The autoregressive decoders know three things of a model: ``start`` makes a state with a cache and
 a prompt, ``step`` reads more tokens, ``state.reorder`` moves rows about.
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .models import Autoregressive, DualStreamSAR
-from .shift import PAD, check_lengths, check_tokens, check_whole
+from .ngram import NGram
+from .shift import PAD, UNKNOWN, check_lengths, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,37 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None) -> 
     own = check_lengths(lengths, x)
     past_end = torch.arange(x.shape[1], device=x.device) >= own[:, None]
     return Decoded(tokens.masked_fill(past_end, PAD), log_probs.masked_fill(past_end, 0.0), own, 1)
+
+
+@torch.inference_mode()
+def rescore(
+    model: DualStreamSAR, x: Tensor, ngram: NGram, lengths=None, k: int = 8, weight: float = 1.0
+) -> Decoded:
+    """One pass, and then agreement: the path through the ``k`` likeliest tokens of each position that is best
+    for the model and an n-gram together, found exactly by Viterbi (Xiao 2022; Sun 2019 learns the n-gram).
+
+    It maximises weight * sum_t log q(y_t | x) + log p(y </s>) under the n-gram, in nats; the larger weight, the
+    nearer it is to ``one_pass``. Both know how frequent a token is, so the sum is a score, no probability:
+    choose weight on validation data. Arguments, errors and log_probs (the model's) are those of ``one_pass``,
+    which has to be of the n-gram's vocabulary. steps: 1, no network reads anything again.
+    """
+    check_whole("k", k)
+    if not weight > 0:
+        raise ValueError(f"weight: expected > 0, got {weight!r}")
+    best = one_pass(model, x, lengths)  # for its checks
+    if ngram.model.base != model.config.target_vocab:
+        raise ValueError(
+            f"ngram: expected a vocabulary of {model.config.target_vocab} as in model, got {ngram.model.base}"
+        )
+    log_q = model(x, lengths).log_softmax(-1)
+    log_q[..., :UNKNOWN] = -math.inf  # an n-gram has no <pad>, <s> or </s> within a sentence
+    scores, candidates = log_q.topk(min(k, log_q.shape[-1] - UNKNOWN))  # (B, T, k)
+    tokens = torch.zeros_like(best.tokens)
+    for row, n in enumerate(best.lengths.tolist()):
+        columns = candidates[row, :n].cpu().numpy(), weight * scores[row, :n].double().cpu().numpy()
+        tokens[row, :n] = torch.tensor(ngram.search(*columns), device=x.device)
+    log_probs = log_q.gather(2, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0.0)
+    return Decoded(tokens, log_probs, best.lengths, 1)
 
 
 def greedy(

@@ -1,4 +1,4 @@
-"""The three models of the book, each a page, all from one configuration.
+"""The models of the book, each a page, all from one configuration.
 
 =====================  =====================================================  ==================
 model                  what it computes                                       document
@@ -6,6 +6,7 @@ model                  what it computes                                       do
 ``DualStreamSAR``      p(y_t | x) for all t at once, from x alone             Algorithm 1, 3.2
 ``EncoderDecoderAR``   p(y_t | y_<t, x), the fair autoregressive baseline     section 2, L_AR
 ``DecoderLM``          p(x_t | x_<t), no source at all                        section 2
+``MaskedModel``        p(y_t | x, the part of y that is shown)                (Ghazvininejad 2019)
 =====================  =====================================================  ==================
 
 Blocks are pre-norm (x + f(norm(x)), Xiong 2020) where Vaswani 2017 is post-norm, positions are
@@ -16,7 +17,7 @@ faster. Both autoregressive models share one protocol, ``start`` and ``step``, w
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from .attention import (
     rotations,
 )
 from .files import write_atomically
-from .shift import START, check_lengths, check_tokens, check_whole
+from .shift import PAD, START, check_lengths, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """What the three share: the configuration, the start of training, the checks on input."""
+    """What they share: the configuration, the start of training, the checks on input."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -210,8 +211,13 @@ class DualStreamSAR(Model):
             self.head = nn.Parameter(torch.empty(config.width, config.target_vocab))
         self.initialise()
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns logits (B, T, V)."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, hint: Tensor | None = None
+    ) -> Tensor:
+        """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns logits (B, T, V).
+
+        hint: (B, T, D), added to what the query stream reads (``MaskedModel``'s; Algorithm 1 has none).
+        """
         self.check_input(x, self.config.source_vocab, "x")
         T, turn = x.shape[1], self.turn(0, x.shape[1])
         if lengths is not None:
@@ -224,6 +230,8 @@ class DualStreamSAR(Model):
         H = []  # H_L^c, H_L^q
         for embed, layers, gain in zip(self.embed, self.streams, self.gains, strict=True):
             h = F.embedding(x, embed)  # (B, T, D)
+            if hint is not None and H:  # the second
+                h = h + hint
             for layer in layers:
                 h = layer(h, turn, mask)
             H.append(norm(h, gain))
@@ -240,6 +248,39 @@ class DualStreamSAR(Model):
         p = scores.new_zeros(B, T, self.config.target_vocab)
         p = p.scatter_add(2, x[:, None].expand(B, T, S), scores.softmax(-1))
         return torch.log((1 - self.COPY_FLOOR) * p + self.COPY_FLOOR / self.config.target_vocab)
+
+
+class MaskedModel(Model):
+    """p(y_t | x, the tokens of y that are shown): a conditional masked model (Ghazvininejad 2019).
+
+    It is Algorithm 1 with a hint: its query stream reads x and, added to that, the embedding of the
+    part of y that is shown. MASK stands where y is hidden and adds nothing, so with all of y hidden
+    this *is* Algorithm 1. Everyone sees everyone: ``mask``, ``streams`` and ``completion`` of the
+    configuration are not looked at.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        choices = {"mask": "full", "streams": 2, "completion": "vocabulary"}
+        self.streams = DualStreamSAR(replace(config, **choices))
+        self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))
+        self.initialise()
+
+    @property
+    def mask_id(self) -> int:
+        """MASK, the id behind y's vocabulary."""
+        return self.config.target_vocab
+
+    def forward(self, x: Tensor, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x: (B, T) ids. y: (B, T) ids, ``mask_id`` where hidden. lengths: (B,) of both, None when no
+        row is padded. Returns logits (B, T, V); they say nothing of use where y is shown."""
+        check_tokens(x, "x")
+        self.check_input(y, self.config.target_vocab + 1, "y")
+        if y.shape != x.shape:
+            raise ValueError(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
+        hidden = (y == self.mask_id)[..., None]
+        hint = F.embedding(y.masked_fill(hidden[..., 0], PAD), self.embed).masked_fill(hidden, 0.0)
+        return self.streams(x, lengths, hint)
 
 
 @dataclass
@@ -366,7 +407,9 @@ class EncoderDecoderAR(Autoregressive):
         )
 
 
-MODELS = {model.__name__: model for model in (DualStreamSAR, EncoderDecoderAR, DecoderLM)}
+MODELS = {
+    model.__name__: model for model in (DualStreamSAR, EncoderDecoderAR, DecoderLM, MaskedModel)
+}
 
 
 def save(model: Model, folder: str | Path) -> None:

@@ -29,11 +29,12 @@ from .models import (
     DamagedCheckpoint,
     DualStreamSAR,
     EncoderDecoderAR,
+    MaskedModel,
     Model,
     load,
     save,
 )
-from .shift import IGNORE, START, check_whole, shift_right
+from .shift import IGNORE, PAD, START, check_whole, shift_right
 from .tasks import Batch, Split, Task, Vocab, batch_plan, batches
 
 
@@ -98,9 +99,15 @@ def choose_device() -> tuple[torch.device, str]:
 def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
-    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR) or "lm" (DecoderLM). options: ``Config``'s.
+    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR), "lm" (DecoderLM) or "masked"
+    (MaskedModel). options: ``Config``'s.
     """
-    kinds = {"sar": "DualStreamSAR", "ar": "EncoderDecoderAR", "lm": "DecoderLM"}
+    kinds = {
+        "sar": "DualStreamSAR",
+        "ar": "EncoderDecoderAR",
+        "lm": "DecoderLM",
+        "masked": "MaskedModel",
+    }
     if kind not in kinds:
         raise ValueError(f"model: expected one of {', '.join(kinds)}, got {kind!r}")
     config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
@@ -111,20 +118,40 @@ def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
 def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
     """Each model's own training loss, in nats: the only place that pairs a model with a loss.
 
-    ``DualStreamSAR``: cross-entropy of y_t given x; nothing is shifted, y is never an input. The
-    other two: L_AR, with y read one step later; ``DecoderLM`` sees no x.
+    ``DualStreamSAR``: cross-entropy of y_t given x; nothing is shifted, y is never an input.
+    ``MaskedModel``: cross-entropy of the hidden tokens, see ``hide``. The other two: L_AR, with y read
+    one step later; ``DecoderLM`` sees no x.
     """
     lengths = None if bool((batch.x_lengths == batch.x.shape[1]).all()) else batch.x_lengths
-    if isinstance(model, DualStreamSAR):
+    if isinstance(model, DualStreamSAR | MaskedModel):
         if batch.x.shape != batch.y.shape or bool((batch.x_lengths != batch.y_lengths).any()):
             raise ValueError(
                 "y: Algorithm 1 makes one token of y for each of x, so their lengths must be equal; got "
                 f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ..."
             )
+        if isinstance(model, MaskedModel):
+            shown, targets = hide(batch, model.mask_id, everything=not model.training)
+            return ar_loss(model(batch.x, shown, lengths), targets, reduction)
         return ar_loss(model(batch.x, lengths), batch.y, reduction)
     y_in = shift_right(batch.y, START)
     logits = model(batch.x, y_in, lengths) if isinstance(model, EncoderDecoderAR) else model(y_in)
     return ar_loss(logits, batch.y, reduction)
+
+
+def hide(batch: Batch, mask_id: int, everything: bool = False) -> tuple[Tensor, Tensor]:
+    """What a masked model reads of y and what it is asked for, (B, T) each (Ghazvininejad 2019).
+
+    In each row a number of tokens from 1 to all, every number equally likely, and then which; drawn
+    from torch's own random state, which a checkpoint keeps. everything: hide all, as in evaluation,
+    where the loss is that of the first pass and owes nothing to chance. The rest is IGNORE.
+    """
+    B, T = batch.y.shape
+    past_end = batch.y == IGNORE
+    number = (1 + torch.rand(B).to(batch.y.device) * batch.y_lengths).long()  # of the CPU, always
+    order = torch.rand(B, T).to(batch.y.device).masked_fill(past_end, 2.0)  # padding comes last
+    hidden = (order.argsort(1).argsort(1) < number[:, None]) | everything
+    shown = batch.y.masked_fill(hidden, mask_id).masked_fill(past_end, PAD)
+    return shown, batch.y.masked_fill(~hidden, IGNORE)
 
 
 @torch.inference_mode()

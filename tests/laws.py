@@ -22,10 +22,11 @@ from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding
 from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
 from sar_minimal.files import write_atomically
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
-from sar_minimal.models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR
+from sar_minimal.models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR, MaskedModel
+from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
 from sar_minimal.tasks import Batch, load_task
-from sar_minimal.training import Recipe, loss_of, make_model, train
+from sar_minimal.training import Recipe, hide, loss_of, make_model, train
 
 SAR = {
     f"sar-{mask}-{streams}-{completion}": dict(mask=mask, streams=streams, completion=completion)
@@ -55,7 +56,7 @@ def build(name: str, V: int = 11, **options):
     """The model called ``name``, loud, in evaluation mode; x has a vocabulary of its own if it may."""
     options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
     S = V if options.get("completion") == "copy" else V + 1
-    kind = {"ar": EncoderDecoderAR, "lm": DecoderLM}.get(name, DualStreamSAR)
+    kind = {"ar": EncoderDecoderAR, "lm": DecoderLM, "masked": MaskedModel}.get(name, DualStreamSAR)
     model = kind(Config(target_vocab=V, source_vocab=S, **options))
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -300,7 +301,12 @@ def padding_changes_no_decoding(name):
         "greedy": greedy,
         "beam": beam,
         "sample": lambda *a: sample(*a, top_k=1),  # greedy by another way, so that it is comparable
+        "jacobi": jacobi,
+        "draft": lambda model, x, *n: draft_and_verify(model, x, drafts(name, None)["some right"], *n),
     }  # fmt: skip
+    if name == "ar":
+        sar = build("sar-full-2-vocabulary")
+        decoders["one-pass draft"] = lambda model, x, *n: draft_and_verify(model, x, sar, *n)
     for which, decode in decoders.items():
         batch = decode(model, x, LENGTHS)
         assert batch.lengths.tolist() == LENGTHS.tolist(), f"{which}: lengths {batch.lengths}"
@@ -375,6 +381,230 @@ def one_loss_in_three():
     same(sar_loss(logits, y), F.cross_entropy(later, target, ignore_index=IGNORE), "L_SAR by hand")
 
 
+# ---------------------------------------------------------------- 7 parallel decoding
+
+
+def drafts(name, truth, k=3):
+    """Drafts by name. truth: (B, n) what greedy makes with its prompt, for those that need to know it."""
+
+    def told(change):
+        def draft(tokens, lengths):
+            at = (lengths[:, None] + torch.arange(k)).clamp(max=truth.shape[1] - 1)
+            return change(truth.gather(1, at), at)
+
+        return draft
+
+    def last_token(tokens, lengths):  # a function of the row's own past, right now and then
+        last = tokens.gather(1, lengths[:, None] - 1)
+        return (last * torch.arange(1, k + 1) + lengths[:, None]) % 11
+
+    made = {
+        "all right": told(lambda right, at: right),
+        "never right": told(lambda right, at: (right + 1) % 11),
+        "every third wrong": told(
+            lambda right, at: torch.where(at % 3 == 0, (right + 1) % 11, right)
+        ),
+        "some right": last_token,
+    }
+    if name == "ar":
+        made |= {f"{mask} pass": build(f"sar-{mask}-2-vocabulary") for mask in ("full", "causal")}
+    return made
+
+
+PARALLEL = (
+    {},
+    {"new": 9},
+    {"new": 1},
+    {"new": 9, "end_id": 5},
+    {"new": torch.tensor([2, 5, 1, 9])},
+    {"new": torch.tensor([9, 5, 3, 9]), "end_id": 7},
+    {"lengths": LENGTHS},
+    {"lengths": LENGTHS, "new": 9, "end_id": 6},
+)
+
+
+def _same_decoding(got, expected, what):
+    assert torch.equal(got.tokens, expected.tokens), (
+        f"{what}: other tokens\n{got.tokens}\n{expected.tokens}"
+    )
+    same(got.log_probs, expected.log_probs, what)
+    assert torch.equal(got.lengths, expected.lengths), f"{what}: lengths"
+
+
+@contextlib.contextmanager
+def counted(model):
+    """Counts the calls of ``model.step``."""
+    calls, step = [], model.step
+    model.step = lambda *a, **o: (calls.append(a[0].shape[1]), step(*a, **o))[1]
+    try:
+        yield calls
+    finally:
+        del model.step
+
+
+@law(*AR)
+def jacobi_is_greedy(name):
+    """The fixed point is greedy's sequence, token for token, in no more steps than it takes."""
+    model, saved = build(name), 0
+    for options, seed in itertools.product(PARALLEL, range(3)):
+        x = tokens(4, 6, seed=seed)
+        expected = greedy(model, x, **options)
+        with counted(model) as calls:
+            found = jacobi(model, x, **options)
+        _same_decoding(found, expected, f"{options}")
+        assert len(calls) == found.steps <= expected.steps, (
+            f"{options}: {len(calls)} passes, {found.steps} said, greedy {expected.steps}"
+        )
+        saved += expected.steps - found.steps
+    assert saved > 0, "it never saves a step: the comparison says little"
+
+
+@law(*AR)
+def verified_draft_is_greedy(name):
+    """Whatever the draft guesses, what comes out is greedy's sequence, in no more passes of the model."""
+    model = build(name)
+    for options, seed in itertools.product(PARALLEL, range(2)):
+        x = tokens(4, 6, seed=seed)
+        expected = greedy(model, x, **options)
+        own = (
+            options.get("lengths", torch.tensor([6] * 4)) if name == "lm" else torch.ones(4).long()
+        )
+        truth = torch.full((4, 16), PAD)  # the prompt and what greedy makes
+        for b in range(4):
+            n, made = int(own[b]), int(expected.lengths[b])
+            truth[b, n : n + made] = expected.tokens[b, :made]
+        for which, draft in drafts(name, truth).items():
+            with counted(model) as calls:
+                found = draft_and_verify(model, x, draft, **options)
+            _same_decoding(found, expected, f"{which}, {options}")
+            asked = 1 if "pass" in which else len(calls)
+            assert found.steps == len(calls) + asked, f"{which}: {found.steps} said"
+            assert len(calls) <= expected.steps, f"{which}: {len(calls)} passes"
+            if options is PARALLEL[1]:  # 9 tokens, in each row
+                if which == "all right":  # 3 guesses and a token more a pass
+                    assert len(calls) == 3, f"all right, yet {len(calls)} passes"
+                if which == "never right":
+                    assert len(calls) == 9, f"never right, yet {len(calls)} passes"
+
+
+@law()
+def acceptance_keeps_p():
+    """Kept or drawn again, a token comes out with probability p, whatever it was first drawn from."""
+    random = torch.Generator().manual_seed(0)
+    p = torch.randn(50, 7, generator=random).mul(2).softmax(-1)
+    q = torch.randn(50, 7, generator=random).mul(2).softmax(-1)
+    q[:7], q[7], q[8] = torch.eye(7), p[7], 0.0  # no choice, the same, nothing proposed
+    q[9:12, :3], p[12:15, :3] = 0.0, 0.0
+    q[9:12], p[12:15] = (r / r.sum(-1, keepdim=True) for r in (q[9:12], p[12:15]))
+    keep, rest = acceptance(p, q)
+    assert (keep >= 0).all() and (keep <= 1).all() and (rest >= 0).all()
+    same(rest.sum(-1), torch.ones(50), "sum of the rest")
+    kept = q * keep
+    same(kept + (1 - kept.sum(-1, keepdim=True)) * rest, p, "what comes out", atol=1e-6)
+    overlap = torch.minimum(p, q).sum(-1)
+    same(kept.sum(-1), overlap, "how much is kept", atol=1e-6)
+
+
+class EveryDraw:
+    """Run a random function once for each thing that chance can do, with its probability.
+
+    Stands in for ``torch.bernoulli`` and ``torch.multinomial``, and goes through the tree of their
+    outcomes, depth first.
+    """
+
+    def __init__(self):
+        self.todo, self.taken, self.weight = [[]], [], 1.0
+
+    def choose(self, p):
+        """p: the probabilities of outcomes 0, 1, ... Returns one of them."""
+        possible = [i for i, chance in enumerate(p) if chance > 0]
+        depth = len(self.taken)
+        if depth < len(self.plan):
+            taken = self.plan[depth]
+        else:
+            taken, *others = possible
+            self.todo += [[*self.taken, other] for other in others]
+        self.taken.append(taken)
+        self.weight *= p[taken] / sum(p)
+        return taken
+
+    def bernoulli(self, p, generator=None):
+        return torch.tensor([self.choose([1 - c, c]) for c in p.flatten().tolist()]).view(p.shape)
+
+    def multinomial(self, p, number, generator=None):
+        assert number == 1
+        return torch.tensor([[self.choose(row)] for row in p.tolist()])
+
+    def run(self, function):
+        """The probability of each result of ``function``."""
+        result = {}
+        patch = unittest.mock.patch.multiple(
+            torch, bernoulli=self.bernoulli, multinomial=self.multinomial
+        )
+        with patch:
+            while self.todo:
+                self.plan, self.taken, self.weight = self.todo.pop(), [], 1.0
+                key = function()
+                result[key] = result.get(key, 0.0) + self.weight
+        return result
+
+
+def random_drafts(V, T):
+    """Drafts for sampling: one that draws each token by itself, one with its mind made up."""
+
+    def draws(tokens, lengths):
+        k = T + 1 - int(lengths.min())  # no more than can be used
+        q = torch.randn(k, V, generator=torch.Generator().manual_seed(3)).mul(1.5).softmax(-1)
+        guess = torch.multinomial(q.repeat(len(tokens), 1), 1).view(len(tokens), k)
+        return guess, q.expand(len(tokens), k, V)
+
+    def insists(tokens, lengths):
+        return (torch.arange(T) + lengths[:, None]) % V
+
+    return {"one pass": build("sar-full-2-vocabulary", V=V), "draws": draws, "insists": insists}
+
+
+@law("one pass", "draws", "insists")
+def speculation_is_exact(which):
+    """Summed over all that chance can do, every sequence has the probability that the model gives it."""
+    V, T = 3, 3 if which == "insists" else 2
+    model, y, x = build("ar", V=V), every_sequence(V, T), torch.tensor([[2, 0, 1][:T]])
+    draft = random_drafts(V, T)[which]
+    for temperature in (1.0, 2.0):
+        log_p = model(x.expand(len(y), T), shift_right(y, START)).div(temperature).log_softmax(-1)
+        p = log_p.gather(2, y[..., None])[..., 0].sum(-1).exp()
+        found = EveryDraw().run(
+            lambda t=temperature: tuple(
+                draft_and_verify(model, x, draft, temperature=t).tokens[0].tolist()
+            )
+        )
+        got = torch.tensor([found.get(tuple(row), 0.0) for row in y.tolist()])
+        same(got, p, f"probability of each y, {temperature=}")
+
+
+@law("one pass", "draws", "insists")
+def speculation_follows_p(which):
+    """Sequences are drawn as often as the model says (chi-square), in a batch whose rows differ in speed."""
+    V, T, N = 4, 3, 6000
+    model, y, x = build("ar", V=V), every_sequence(V, T), torch.tensor([[2, 3, 0]])
+    p = score(model, x.expand(len(y), T), y).sum(-1).exp()
+    torch.manual_seed(0)  # for the draft that draws
+    made = draft_and_verify(
+        model,
+        x.expand(N, T),
+        random_drafts(V, T)[which],
+        temperature=1.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    seen = torch.bincount(made.tokens @ torch.tensor([V * V, V, 1]), minlength=V**T)
+    often = p * N >= 1  # chi-square is no good for cells that expect less
+    chi2 = ((seen - N * p) ** 2 / (N * p))[often].sum()
+    assert chi2 < 114, (
+        f"chi-square {chi2:.0f} for {int(often.sum())} cells; 114 is 1 in 10,000 for 64"
+    )
+    same(made.log_probs, score(model, x.expand(N, T), made.tokens), "log-probability")
+
+
 # ---------------------------------------------------------------- 8 one pass
 
 
@@ -398,6 +628,88 @@ def one_pass_reads_no_output(name):
     others = [0, 1, 3, 4, 5]
     assert torch.equal(forced.tokens[:, others], free.tokens[:, others]), "another token changed"
     assert torch.equal(forced.log_probs[:, others], free.log_probs[:, others]), "a log p changed"
+
+
+@law()
+def first_iteration_is_one_pass():
+    """mask_predict's first iteration reads none of its tokens; its second reads those it keeps."""
+    model, x = build("masked"), tokens(2, 6)
+    nothing = torch.full_like(x, model.mask_id)
+    free = mask_predict(model, x, iterations=1)
+    value, best = model(x, nothing).log_softmax(-1).max(-1)
+    assert torch.equal(free.tokens, best), "not the most probable tokens given x"
+    same(free.log_probs, value, "log-probability")
+    algorithm_1 = one_pass(model.streams, x)
+    assert torch.equal(free.tokens, algorithm_1.tokens), "not Algorithm 1's"
+    same(free.log_probs, algorithm_1.log_probs, "log-probability and Algorithm 1's", atol=0)
+    other, seen = (free.tokens[:, 2] + 1) % 11, []
+
+    def force(_, inputs, logits):
+        seen.append(inputs[1])
+        bonus = torch.zeros_like(logits)
+        bonus[[0, 1], 2, other] = 100
+        return logits + bonus
+
+    with model.register_forward_hook(force):
+        once, twice = (mask_predict(model, x, iterations=n) for n in (1, 2))
+    assert len(seen) == once.steps + twice.steps == 3
+    others = [0, 1, 3, 4, 5]
+    assert torch.equal(seen[0], nothing), "the first iteration reads tokens"
+    assert torch.equal(once.tokens[:, 2], other), "nothing was forced"
+    assert torch.equal(once.tokens[:, others], free.tokens[:, others]), "another token changed"
+    assert torch.equal(once.log_probs[:, others], free.log_probs[:, others]), "a log p changed"
+    twice_free = mask_predict(model, x, iterations=2)
+    again = seen[2] == model.mask_id  # said again, with the forced token in sight
+    assert (again.sum(1) == 3).all() and not again[:, 2].any()
+    assert (twice.log_probs != twice_free.log_probs)[again].any(), "the second does not read it"
+
+
+@law()
+def least_certain_are_said_again():
+    """mask_predict is what its definition says, row by row and token by token."""
+    model, x = build("masked"), tokens(4, 6)
+    for iterations in (1, 2, 3, 5, 8):
+        found, longest = mask_predict(model, x, LENGTHS, iterations), 0
+        for b, n in enumerate(LENGTHS.tolist()):
+            y, certain = [model.mask_id] * n, [0.0] * n
+            for i in range(iterations):
+                number = n * (iterations - i) // iterations
+                hidden = sorted(range(n), key=lambda t, c=tuple(certain): c[t])[:number]
+                longest = max(longest, i + 1) if hidden else longest
+                for t in hidden:
+                    y[t] = model.mask_id
+                log_p = model(_alone(x, b), torch.tensor([y]))[0].log_softmax(-1).detach()
+                for t in hidden:
+                    y[t], certain[t] = int(log_p[t].argmax()), float(log_p[t].max())
+            assert found.tokens[b].tolist() == y + [PAD] * (6 - n), f"row {b}, {iterations=}"
+            same(found.log_probs[b, :n], torch.tensor(certain), f"row {b}, {iterations=}")
+            assert (found.log_probs[b, n:] == 0).all() and found.lengths[b] == n
+        assert found.steps == longest, f"{found.steps} said, {longest} taken"
+
+
+@law()
+def masked_loss_asks_for_what_it_hides():
+    """A masked model is trained on the tokens it cannot see, on no others, and sees all others."""
+    model, y, seen = build("masked").train(), ignore_padding(tokens(4, 6), LENGTHS), []
+    batch = Batch(tokens(4, 6, seed=1), LENGTHS, y, LENGTHS)
+    model.register_forward_hook(lambda _, inputs, logits: seen.append((inputs[1], logits)))
+    torch.manual_seed(0)
+    numbers = [set() for _ in range(4)]
+    for _ in range(60):
+        loss = loss_of(model, batch, "none")
+        read, logits = seen.pop()
+        hidden = read == model.mask_id
+        assert ((loss > 0) == hidden).all(), "the loss counts other tokens than the hidden ones"
+        shown = ~hidden & (y != IGNORE)
+        assert torch.equal(read[shown], y[shown]), "what is shown is not y"
+        assert (read[y == IGNORE] == PAD).all()
+        p = logits.log_softmax(-1).gather(2, y.clamp(min=0)[..., None])[..., 0]
+        same(loss, -p.masked_fill(~hidden, 0.0), "loss")
+        for b, number in enumerate(hidden.sum(1).tolist()):
+            numbers[b].add(number)
+    every = [set(range(1, n + 1)) for n in LENGTHS.tolist()]
+    assert numbers == every, f"numbers of hidden tokens: {numbers}, expected {every}"
+    assert (hide(batch, 11, everything=True)[0] == 11).equal(y != IGNORE)
 
 
 @law(*AR)
@@ -642,7 +954,7 @@ def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
     return model, train(model, task, recipe, folder, resume, progress=False)
 
 
-@law("sar", "ar", "lm")
+@law("sar", "ar", "lm", "masked")
 def resume_is_exact(kind, tmp_path):
     """A run that was stopped and resumed ends with the weights, to the last bit, of one that was not."""
     model, metrics = run(tmp_path / "whole", kind)

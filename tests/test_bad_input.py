@@ -23,6 +23,7 @@ from sar_minimal.models import (
     load,
     save,
 )
+from sar_minimal.parallel import draft_and_verify, jacobi, mask_predict
 from sar_minimal.shift import (
     IGNORE,
     START,
@@ -35,9 +36,21 @@ from sar_minimal.tasks import Batch, Split, load_task
 from sar_minimal.training import Recipe, evaluate, load_run, loss_of, make_model, train
 
 X = tokens(2, 5)
+
+
+def verify(model, x, **options):
+    return draft_and_verify(model, x, right, **options)
+
+
+DECODERS = (greedy, sample, beam, jacobi, verify)
 EMPTY = torch.zeros(2, 0, dtype=torch.int64)
 LOGITS = torch.zeros(2, 5, 11)
 FULL = torch.tensor([5, 5])
+
+
+def right(tokens, lengths):
+    """A draft that is well formed."""
+    return tokens[:, :1].clamp(min=4)
 
 
 def refuses(error, message, call, *arguments, **options):
@@ -71,6 +84,11 @@ READERS = {
     "greedy": ("x", lambda x: greedy(build("ar"), x)),
     "sample": ("x", lambda x: sample(build("lm"), x)),
     "beam": ("x", lambda x: beam(build("lm"), x)),
+    "jacobi": ("x", lambda x: jacobi(build("ar"), x)),
+    "draft_and_verify": ("x", lambda x: draft_and_verify(build("lm"), x, right)),
+    "MaskedModel-x": ("x", lambda x: build("masked")(x, X)),
+    "MaskedModel-y": ("y", lambda y: build("masked", V=10)(X, y)),
+    "mask_predict": ("x", lambda x: mask_predict(build("masked"), x)),
     "log_likelihood-x": ("x", lambda x: log_likelihood(build("lm"), x, X)),
     "log_likelihood-y": ("y", lambda y: log_likelihood(build("lm"), X, y)),
 }
@@ -141,12 +159,14 @@ def test_lengths(lengths, error, message):
     message = f"^lengths: {message}"
     refuses(error, message, check_lengths, lengths, X)
     refuses(error, message, ignore_padding, X, lengths)
+    refuses(error, message, build("masked"), X, X, lengths)
+    refuses(error, message, mask_predict, build("masked"), X, lengths)
     for name in ("sar-full-2-vocabulary", "sar-causal-2-vocabulary"):
         refuses(error, message, build(name), X, lengths)
         refuses(error, message, one_pass, build(name), X, lengths)
     refuses(error, message, build("ar"), X, X, lengths)
-    for decode in (greedy, sample, beam):
-        refuses(error, message, decode, build("ar"), X, lengths)
+    for decode in DECODERS:
+        refuses(error, message, decode, build("ar"), X, lengths=lengths)
     refuses(error, message, log_likelihood, build("ar"), X, X, lengths)
 
 
@@ -180,11 +200,10 @@ def test_mean_of_no_term():
 
 
 def test_lengths_of_x_and_y_are_equal_in_algorithm_1():
-    model, n = build("sar-causal-2-vocabulary"), torch.tensor([5, 3])
+    n, message = torch.tensor([5, 3]), "^y: Algorithm 1 makes one token of y for each of x"
     for batch in (Batch(X, FULL, tokens(2, 6), FULL + 1), Batch(X, FULL, ignore_padding(X, n), n)):
-        refuses(
-            ValueError, "^y: Algorithm 1 makes one token of y for each of x", loss_of, model, batch
-        )
+        for name in ("sar-causal-2-vocabulary", "masked"):
+            refuses(ValueError, message, loss_of, build(name), batch)
 
 
 # ---------------------------------------------------------------- models
@@ -223,7 +242,7 @@ def test_longer_than_the_model():
     refuses(ValueError, f"^x: .*{message}", model, X, short)
     refuses(ValueError, f"^y_in: .*{message}", model, short, X)
     refuses(ValueError, f"^x: .*{message}", greedy, model, X, new=2)
-    for decode in (greedy, sample, beam):
+    for decode in DECODERS:
         refuses(
             ValueError, "^new: .*max_length is 4, got 5 tokens in all", decode, model, short, new=4
         )
@@ -247,12 +266,18 @@ def test_the_right_decoder_for_a_model():
     refuses(TypeError, message, one_pass, build("lm"), X)
     sar = build("sar-full-2-vocabulary")
     message = "^model: expected an autoregressive one .*, got DualStreamSAR"
-    for decode in (greedy, sample, beam):
+    for decode in DECODERS:
         refuses(TypeError, message, decode, sar, X)
     refuses(TypeError, message, log_likelihood, sar, X, X)
+    masked = build("masked")
+    refuses(TypeError, "^model: one_pass .*, got MaskedModel", one_pass, masked, X)
+    refuses(TypeError, "^model: expected an auto.*, got MaskedModel", greedy, masked, X)
+    for other in (sar, build("ar")):
+        message = f"^model: expected a MaskedModel, got {type(other).__name__}"
+        refuses(TypeError, message, mask_predict, other, X)
 
 
-@pytest.mark.parametrize("decode", (greedy, sample, beam))
+@pytest.mark.parametrize("decode", DECODERS)
 def test_decoding_options(decode):
     model = build("ar")
     refuses(ValueError, "^new: expected at least 1 token to make, got 0", decode, model, X, new=0)
@@ -278,6 +303,61 @@ def test_temperature_top_k_and_width():
         refuses(ValueError, "^width: expected a whole number >= 1", beam, model, X, width=wrong)
 
 
+def test_mask_predict():
+    masked = build("masked")
+    for wrong in (0, -1, 2.0, True, None):
+        message = f"^iterations: expected a whole number >= 1, got {wrong!r}"
+        refuses(ValueError, message, mask_predict, masked, X, iterations=wrong)
+    for y in (X[:1], X[:, :4]):
+        refuses(ValueError, r"^y: expected shape \(2, 5\) as x, got", masked, X, y)
+    refuses(ValueError, "max_length is 4, got 5", mask_predict, build("masked", max_length=4), X)
+
+
+def test_draft():
+    model, sar = build("ar"), build("sar-full-2-vocabulary")
+    for wrong in (build("lm"), build("masked"), model, None, "sar"):
+        message = "^draft: expected a DualStreamSAR or a function .*, got " + type(wrong).__name__
+        refuses(TypeError, message, draft_and_verify, model, X, wrong)
+    refuses(TypeError, "^draft: .*DecoderLM has no source", draft_and_verify, build("lm"), X, sar)
+    larger, copies = build("sar-full-2-vocabulary", V=13), build("sar-full-2-copy")
+    message = "^draft: expected source_vocab 12 as in model, got "
+    refuses(ValueError, message + "14", draft_and_verify, model, X, larger)
+    refuses(ValueError, message + "11", draft_and_verify, model, X, copies)
+    for wrong in (0, -1.0, float("nan")):
+        message = "^temperature: expected > 0, or None for greedy"
+        refuses(ValueError, message, draft_and_verify, model, X, sar, temperature=wrong)
+
+
+@pytest.mark.parametrize("temperature", (None, 1.0))
+def test_answer_of_a_draft(temperature):
+    for answer, error, message in (
+        ([[5], [5]], TypeError, "expected a torch.Tensor of token ids, got list"),
+        (None, TypeError, "expected a torch.Tensor of token ids, got NoneType"),
+        ((X, X, X), TypeError, "expected a torch.Tensor of token ids, got tuple"),
+        (torch.ones(2, 3), TypeError, "expected token ids of dtype"),
+        (X[0], ValueError, r"expected shape \(B, T\), got \(5,\)"),
+        (EMPTY, ValueError, "expected at least one token"),
+        (X[:1], ValueError, "expected guesses for 2 rows, got 1"),
+        (X + 7, ValueError, r"expected ids in 0\.\.10, got 1\d"),
+        (X - 7, ValueError, r"expected ids in 0\.\.10, got -"),
+    ):
+        draft = lambda *_, answer=answer: answer  # noqa: E731
+        refuses(
+            error,
+            f"^draft: {message}",
+            draft_and_verify,
+            build("ar"),
+            X,
+            draft,
+            temperature=temperature,
+        )
+    if temperature is not None:
+        for q in (LOGITS[0], LOGITS[..., 1:], [0.1]):
+            draft = lambda *_, q=q: (X, q)  # noqa: E731
+            message = r"^draft: expected probabilities of shape \(2, 5, 11\), got"
+            refuses(ValueError, message, draft_and_verify, build("ar"), X, draft, temperature=1.0)
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -297,7 +377,13 @@ def test_recipe_rates():
 
 def test_kind_of_model():
     task = load_task("copy", **TINY)
-    refuses(ValueError, "^model: expected one of sar, ar, lm, got 'rnn'", make_model, "rnn", task)
+    refuses(
+        ValueError,
+        "^model: expected one of sar, ar, lm, masked, got 'rnn'",
+        make_model,
+        "rnn",
+        task,
+    )
 
 
 def test_model_of_another_vocabulary():

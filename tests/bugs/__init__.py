@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import laws
 
-from sar_minimal import attention, decoding, files, losses, models, shift, training
+from sar_minimal import attention, decoding, files, losses, models, parallel, shift, training
 
 
 @dataclass(frozen=True)
@@ -358,6 +358,90 @@ BUGS = [
         models.Block._drop,
         {"if self.training and self.dropout": "if self.dropout"},
         ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
+    ),
+    # ------------------------------------------------------------ parallel decoding
+    Bug(
+        "jacobi: a pass too few",
+        "The last guess is taken for right before a pass has left it as it was.",
+        parallel.jacobi,
+        {"(first := int(done.min())) < longest": "(first := int(done.min())) < longest - 1"},
+        ((laws.jacobi_is_greedy, "lm"), (laws.jacobi_is_greedy, "ar")),
+    ),
+    Bug(
+        "jacobi: trusted too early",
+        "The token behind the first that changed is taken for right: its past has just changed.",
+        parallel.jacobi,
+        {"first + holds + 1)": "first + holds + 2)"},
+        ((laws.jacobi_is_greedy, "lm"), (laws.jacobi_is_greedy, "ar")),
+    ),
+    Bug(
+        "speculation: guess stays in the cache",
+        "The cache is set back to one position too late: a guess that was turned down is still read.",
+        parallel.draft_and_verify,
+        {"state.cache.used = read ": "state.cache.used = read and read + 1 "},
+        ((laws.verified_draft_is_greedy, "lm"), (laws.verified_draft_is_greedy, "ar")),
+    ),
+    Bug(
+        "speculation: one kept too many",
+        "The first guess that is turned down is kept, and the one behind it replaced.",
+        parallel.draft_and_verify,
+        {"== first + holds[:, None]": "== first + 1 + holds[:, None]"},
+        (
+            (laws.verified_draft_is_greedy, "ar"),
+            (laws.speculation_is_exact, "one pass"),
+            (laws.speculation_follows_p, "draws"),
+        ),
+    ),
+    Bug(
+        "speculation: q / p",
+        "A guess is kept the more often the less the model likes it.",
+        parallel.acceptance,
+        {"p / q": "q / p"},
+        (
+            (laws.acceptance_keeps_p,),
+            (laws.speculation_is_exact, "draws"),
+            (laws.speculation_follows_p, "one pass"),
+        ),
+    ),
+    Bug(
+        "speculation: drawn again from p",
+        "After a guess was turned down the next is drawn from p, not from what is left of it: what the "
+        "draft likes comes too often.",
+        parallel.acceptance,
+        {"(p - q).clamp(min=0.0)": "p"},
+        (
+            (laws.acceptance_keeps_p,),
+            (laws.speculation_is_exact, "insists"),
+            (laws.speculation_follows_p, "one pass"),
+        ),
+    ),
+    Bug(
+        "speculation: rest not normalised",
+        "What is left of p is no distribution: it sums to less than 1.",
+        parallel.acceptance,
+        {"rest / total, p)": "rest, p)"},
+        ((laws.acceptance_keeps_p,),),
+    ),
+    Bug(
+        "speculation: tested twice",
+        "A row that is ahead of its batch has its tokens tested again, and loses those the draft likes.",
+        parallel._judge,
+        {"(fixed | kept.bool())": "kept.bool()"},
+        ((laws.speculation_follows_p, "one pass"),),
+    ),
+    Bug(
+        "mask-predict: the certain said again",
+        "The tokens that the model is most sure of are hidden, the doubtful ones stay.",
+        parallel.mask_predict,
+        {"certain = log_probs": "certain = -log_probs"},
+        ((laws.least_certain_are_said_again,),),
+    ),
+    Bug(
+        "masked: shown tokens trained on",
+        "The loss counts the tokens that the model sees: it learns to copy them.",
+        training.hide,
+        {"batch.y.masked_fill(~hidden, IGNORE)": "batch.y"},
+        ((laws.masked_loss_asks_for_what_it_hides,),),
     ),
     # ------------------------------------------------------------ training
     Bug(

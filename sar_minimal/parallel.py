@@ -1,0 +1,263 @@
+"""Between one pass and step by step: guess all tokens, look at the guesses, keep the ones that hold.
+
+An autoregressive model makes tokens one by one, but it *scores* T tokens in one pass (teacher
+forcing). The decoders here put the scoring to work on guesses. A guess is kept when it is what the
+model would have made there, and the first that is not is replaced by what it would have made, so
+each pass fixes at least one token and the result is the model's own:
+
+====================  ===============================================  ========================
+decoder               where the guesses come from                      result
+====================  ===============================================  ========================
+``jacobi``            the pass before                                  that of ``greedy``
+``draft_and_verify``  another model, or any function                   that of ``greedy``; or a
+                                                                       draw, as by ``sample``
+====================  ===============================================  ========================
+
+Only rounding can tell them from step by step: a batch of positions is summed in another order than
+one position, which decides between two tokens whose logits agree to 6 digits. ``mask_predict`` has
+no autoregressive model to agree with: it is one pass, and then some that correct it.
+
+Rows of a batch advance at their own speed. The cache has one length for all of them, so a pass
+reads on from the first position that is open in any row; what a row has fixed beyond it is read
+again and stays.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decoding import Decoded, _begin, _cut
+from .models import Autoregressive, DualStreamSAR, EncoderDecoderAR, MaskedModel, Model
+from .shift import PAD, check_lengths, check_tokens, check_whole
+
+
+@torch.inference_mode()
+def jacobi(
+    model: Autoregressive, x: Tensor, lengths=None, new=None, end_id: int | None = None
+) -> Decoded:
+    """``greedy`` as a fixed point: guess all tokens, replace each by the most probable one given the
+    guesses before it, until none changes (Song 2021; Santilli 2023).
+
+    Arguments, errors and tokens are those of ``greedy``. steps: passes, at most as many as its, since
+    each pass fixes the first token that was open. Fewer when several hold at once.
+    """
+    state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
+    tokens, log_probs, at = _room(prompt, before, stop)
+    longest, done, read, steps = len(at), before, 0, 0
+    while (first := int(done.min())) < longest:
+        state.cache.used = read  # what lies behind was a guess
+        logits = model.step(tokens[:, read : longest - 1], state)[:, first - 1 - read :]
+        steps += 1
+        value, best = logits.log_softmax(-1).max(-1)  # (B, longest - first) each
+        guess, given = tokens[:, first:], at[first:] < before[:, None]
+        best = torch.where(given, guess, best)
+        holds = (guess == best).cumprod(1).sum(1)  # (B,): how many before the first that changed
+        tokens[:, first:], log_probs[:, first:] = best, value
+        # The first that changed had a right past all the same, so what it changed to is right.
+        done = torch.maximum(done, first + holds + 1)
+        done, stop = _settle(tokens, before, stop, done, end_id)
+        read = int(done.min()) - 1
+    return _cut(tokens, log_probs, before, stop, steps)
+
+
+def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """How to make a draw from q into a draw from p (Leviathan 2023; Chen 2023).
+
+    Keep a token v that was drawn from q with probability min(1, p(v) / q(v)); otherwise draw another
+    from the rest, max(p - q, 0), normalised. What comes out is v with probability
+    min(p, q)(v) + (1 - sum min(p, q)) rest(v) = p(v), whatever q is; a good q is kept more often.
+
+    p, q: (..., V) probabilities; q = 0 everywhere where nothing was drawn, and then nothing is kept.
+    Returns the probability that each token is kept, and the rest, (..., V) each.
+    """
+    keep = torch.where(q > 0, p / q, 0.0).clamp(max=1.0)
+    rest = (p - q).clamp(min=0.0)
+    total = rest.sum(-1, keepdim=True)
+    return keep, torch.where(total > 0, rest / total, p)  # nothing is left when q = p: all is kept
+
+
+@torch.inference_mode()
+def draft_and_verify(
+    model: Autoregressive,
+    x: Tensor,
+    draft: DualStreamSAR | Callable,
+    lengths=None,
+    new=None,
+    end_id: int | None = None,
+    temperature: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Decoded:
+    """Speculative decoding: ``draft`` guesses cheaply, ``model`` checks (Stern 2018; Leviathan 2023).
+
+    draft: a ``DualStreamSAR`` of the same task, which guesses all of y in one pass; behind a token
+    that was turned down the rest of its guess stands. Or a function of tokens (B, n), the prompt and
+    what is fixed, PAD behind each row's own lengths (B,), that returns guesses (B, k) for the k
+    tokens that follow in each row; it is asked before each pass, about what is open then. If it
+    draws them at random it returns a pair, with the probabilities (B, k, V) that each was drawn from.
+    temperature: None makes the tokens of ``greedy``; else they are drawn from the distribution that
+    ``sample`` draws from at this temperature, whatever the draft. The other arguments: as ``greedy``.
+    steps: passes of ``model``, at most as many as greedy's, plus the draft's, 1 for each time it was
+    asked (what a function does inside is not seen).
+    Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
+    """
+    state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
+    ask = _asker(model, x, lengths, draft, temperature, generator)
+    stands = isinstance(draft, DualStreamSAR)
+    tokens, log_probs, at = _room(prompt, before, stop)
+    longest, done, read, steps = len(at), before, 0, 0
+    while (first := int(done.min())) < longest:
+        if steps == 0 or not stands:
+            own = torch.minimum(done, stop)  # of a row that has ended, its end
+            seen = tokens.masked_fill(at >= own[:, None], PAD)[:, : int(own.max())]
+            guess, q = ask(seen, own)
+            # Behind the last guess comes one token more: its past is checked in the same pass.
+            reach = int(done.masked_fill(done == longest, 0).max()) + guess.shape[1] + 1
+            last = longest if stands else min(reach, longest)
+            tokens, q = _place(guess, q, tokens, at, done)
+            steps += 1
+        state.cache.used = read  # what lies behind was a guess, or comes again
+        logits = model.step(tokens[:, read : last - 1], state)[:, first - 1 - read :]
+        steps += 1
+        guess, fixed = tokens[:, first:last], at[first:last] < done[:, None]  # (B, last - first)
+        holds, other = _judge(logits, guess, fixed, q, first, temperature, generator)
+        turned_down = at[first:last] == first + holds[:, None]
+        chosen = torch.where(turned_down, other, guess)
+        value = logits.log_softmax(-1).gather(2, chosen[..., None])[..., 0]
+        tokens[:, first:last], log_probs[:, first:last] = chosen, value
+        done = torch.maximum(done, (first + holds + 1).clamp(max=last))
+        done, stop = _settle(tokens, before, stop, done, end_id)
+        read = int(done.min()) - 1
+    return _cut(tokens, log_probs, before, stop, steps)
+
+
+@torch.inference_mode()
+def mask_predict(
+    model: MaskedModel, x: Tensor, lengths: Tensor | None = None, iterations: int = 4
+) -> Decoded:
+    """Say all tokens at once, hide the least certain, say those again, and so on (Ghazvininejad 2019).
+
+    Iteration i = 0, 1, ... hides n (iterations - i) / iterations, rounded down, of a row's n tokens:
+    all at first, so that 1 iteration is one pass, then linearly fewer, those of the lowest probability.
+    x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out. steps: the
+    iterations that had something to say. log_probs: what each token had when it was said last,
+    given those shown then; their sum is no log-likelihood of y.
+    Raises TypeError or ValueError on wrong input.
+    """
+    if not isinstance(model, MaskedModel):
+        raise TypeError(f"model: expected a MaskedModel, got {type(model).__name__}")
+    check_whole("iterations", iterations)
+    check_tokens(x, "x")
+    own = check_lengths(lengths, x)
+    past_end = torch.arange(x.shape[1], device=x.device) >= own[:, None]
+    tokens = torch.full(x.shape, PAD, device=x.device)
+    log_probs = torch.zeros(x.shape, device=x.device)
+    for i in range(iterations):
+        number = own * (iterations - i) // iterations  # (B,)
+        certain = log_probs.masked_fill(past_end, torch.inf)  # padding is never hidden
+        hidden = certain.argsort(dim=1, stable=True).argsort(1) < number[:, None]
+        if not bool(hidden.any()):  # every row is shorter than there are iterations
+            return Decoded(tokens, log_probs, own, i)
+        logits = model(x, tokens.masked_fill(hidden, model.mask_id), lengths)
+        value, best = logits.log_softmax(-1).max(-1)  # (B, T) each
+        tokens = torch.where(hidden, best, tokens)
+        log_probs = torch.where(hidden, value, log_probs)
+    return Decoded(tokens, log_probs, own, iterations)
+
+
+def _room(prompt, before, stop):
+    """Tokens and log-probabilities of all positions, (B, longest) each, and the positions (longest,)."""
+    at = torch.arange(int(stop.max()), device=prompt.device)
+    tokens = F.pad(prompt.long(), (0, len(at) - prompt.shape[1]), value=PAD)
+    tokens = tokens.masked_fill(at >= before[:, None], PAD)
+    return tokens, torch.zeros(tokens.shape, device=tokens.device), at
+
+
+def _settle(tokens, before, stop, done, end_id):
+    """A row stops behind the first end token it has fixed; one that has stopped holds nobody up."""
+    if end_id is not None:
+        at = torch.arange(tokens.shape[1], device=tokens.device)
+        ends = (tokens == end_id) & (at >= before[:, None]) & (at < done[:, None])
+        stop = torch.minimum(stop, torch.where(ends, at + 1, len(at)).amin(1))
+    return done.masked_fill(done >= stop, tokens.shape[1]), stop
+
+
+def _asker(model, x, lengths, draft, temperature, generator):
+    """A function of (tokens, lengths) that returns checked guesses (B, k) and what each was drawn
+    from, (B, k, V), None if greedy."""
+    V = model.config.target_vocab
+    if isinstance(draft, DualStreamSAR):
+        if not isinstance(model, EncoderDecoderAR):
+            raise TypeError(
+                f"draft: a DualStreamSAR guesses y given x, but {type(model).__name__} has no source"
+            )
+        for side in ("source_vocab", "target_vocab"):
+            one, other = (getattr(m.config, side) for m in (model, draft))
+            if one != other:
+                raise ValueError(f"draft: expected {side} {one} as in model, got {other}")
+
+        def ask(*_):
+            logits = draft(x, lengths)  # (B, S, V)
+            if temperature is None:
+                return logits.argmax(-1), None
+            q = (logits / temperature).softmax(-1)
+            drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator)
+            return drawn.view(x.shape), q
+
+        return ask
+    if isinstance(draft, Model) or not callable(draft):
+        raise TypeError(
+            "draft: expected a DualStreamSAR or a function of (tokens, lengths), got "
+            f"{type(draft).__name__}"
+        )
+
+    def ask(tokens, own):
+        answer = draft(tokens, own)
+        guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        check_tokens(guess, "draft")
+        if len(guess) != len(tokens):
+            raise ValueError(f"draft: expected guesses for {len(tokens)} rows, got {len(guess)}")
+        low, high = (int(end) for end in guess.aminmax())
+        if low < 0 or high >= V:
+            raise ValueError(f"draft: expected ids in 0..{V - 1}, got {low if low < 0 else high}")
+        if temperature is None:
+            return guess.long(), None
+        if q is None:
+            return guess.long(), F.one_hot(guess.long(), V).float()  # drawn, but without a choice
+        if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
+            raise ValueError(
+                f"draft: expected probabilities of shape {(*guess.shape, V)}, got "
+                f"{tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__}"
+            )
+        return guess.long(), q
+
+    return ask
+
+
+def _judge(logits, guess, fixed, q, first, temperature, generator):
+    """How many guesses hold in each row before the first that does not, (B,), and what the model says
+    there instead: (B, n) its choice at each position, or (B, 1) a draw at that one."""
+    if temperature is None:
+        best = logits.argmax(-1)
+        return (fixed | (guess == best)).cumprod(1).sum(1), best
+    n = guess.shape[1]
+    keep, rest = acceptance((logits / temperature).softmax(-1), q[:, first : first + n])
+    kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=generator)
+    holds = (fixed | kept.bool()).cumprod(1).sum(1)
+    rest = rest[torch.arange(len(rest), device=rest.device), holds.clamp(max=n - 1)]  # (B, V)
+    return holds, torch.multinomial(rest, 1, generator=generator)
+
+
+def _place(guess, q, tokens, at, done):
+    """Put row b's guesses at done[b] and after; q likewise, to (B, longest, V), 0 where there are none."""
+    k = guess.shape[1]
+    ahead = at - done[:, None]  # (B, longest)
+    fresh, ahead = (ahead >= 0) & (ahead < k), ahead.clamp(0, k - 1)
+    tokens = torch.where(fresh, guess.gather(1, ahead), tokens)
+    if q is not None:
+        q = q.gather(1, ahead[..., None].expand(-1, -1, q.shape[-1]))
+        q = q.masked_fill(~fresh[..., None], 0.0)
+    return tokens, q
