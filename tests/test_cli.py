@@ -82,6 +82,7 @@ def runs(tmp_path_factory, corpus):
     for name, words in {
         "copy": "copy --model sar --mask full",
         "reverse": "reverse --model ar",
+        "masked": "reverse --model masked",
         "language": "sort --model lm",
         "pinyin": f"pinyin --model sar --corpus file:{corpus}",
         "pinyin-ar": f"pinyin --model ar --corpus file:{corpus}",
@@ -289,12 +290,18 @@ def test_decode_too_long(call, runs):
     assert len(out.split("\n")) == 3 and out.split("\n")[1]
 
 
+def test_a_masked_model_decodes_in_four_steps(call, runs):
+    code, out, _ = call("decode", runs / "masked", "3 1 2 2 4", "--verbose")
+    assert code == 0 and len(out.split("\t")[0].split()) == 5 and "4 steps" in out
+
+
 def test_beam(call, runs):
     plain = call("decode", runs / "reverse", "3 1 2 2")
     assert call("decode", runs / "reverse", "--beam", 1, "3 1 2 2") == plain
     assert call("decode", runs / "reverse", "--beam", 4, "3 1 2 2")[0] == 0
-    code, out, err = call("decode", runs / "copy", "--beam", 4, "3 1 2 2")
-    assert (code, out) == (2, "") and "--beam: a one-pass model has no prefixes to keep" in err
+    for run, kind in (("copy", "DualStreamSAR"), ("masked", "MaskedModel")):
+        code, out, err = call("decode", runs / run, "--beam", 4, "3 1 2 2")
+        assert (code, out) == (2, "") and f"--beam: a {kind} has no prefixes to keep" in err
     code, out, err = call("decode", runs / "reverse", "--beam", 0, "3 1 2 2")
     assert (code, out) == (2, "") and "expected a whole number >= 1, got 0" in err
 
