@@ -30,7 +30,7 @@ from .shift import check_tokens, check_whole
 
 DECODERS = ("filtering", "smoothing", "viterbi")
 ENUMERATE = 2**16  # default: so many source sequences at most are enumerated, more are sampled
-BELIEFS = 2**20  # so many pairs of a past and a future are held at most
+BELIEFS = 2**21  # numbers that the pasts, the futures or their pairs may take: 16 MB
 CHUNK = 4096  # sequences looked at together
 
 
@@ -395,9 +395,9 @@ class HomophoneLanguage:
                 marginal = marginal @ self.transition
             mean["filtered"] += float((w * entropy(a)).sum())
             mean["characters, filtering"] += float((w * a.amax(1)).sum())
-            both = (
-                w[:, None, None] * a[:, None] * futures[length - 1 - t]
-            )  # (N, M, V), p(past, future, y_t)
+            b = futures[length - 1 - t]
+            _check_size(len(a) * b.numel())
+            both = w[:, None, None] * a[:, None] * b  # (N, M, V), p(past, future, y_t)
             seen = both.sum(-1)
             mean["smoothed"] += float(
                 (seen * entropy(both / seen.clamp(min=1e-300)[..., None])).sum()
@@ -412,13 +412,17 @@ def _merge(vectors: Tensor) -> Tensor:
     """Non-negative rows (N, V), those that are proportional added up, zero rows left out."""
     size = vectors.sum(1)
     vectors, size = vectors[size > 0], size[size > 0]
-    if vectors.numel() > BELIEFS:
-        raise ValueError(
-            "method: 'beliefs' has too many of them here; take 'enumerate' or 'sample'"
-        )
+    _check_size(vectors.numel())
     _, group = (vectors / size[:, None]).round(decimals=12).unique(dim=0, return_inverse=True)
     merged = vectors.new_zeros(int(group.max()) + 1, vectors.shape[1])
     return merged.index_add_(0, group, vectors)
+
+
+def _check_size(numbers: int) -> None:
+    if numbers > BELIEFS:
+        raise ValueError(
+            "method: 'beliefs' has too many of them here; take 'enumerate' or 'sample'"
+        )
 
 
 def _bounds(mean: dict, error: dict) -> Bounds:
