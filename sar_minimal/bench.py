@@ -313,7 +313,17 @@ def bench_steps(steps: int = 400, T: int = 16) -> Iterator[dict]:
         yield row
 
 
-PARTS = {"speed": lambda: _speed(), "decode": bench_steps, "theory": bench_theory}
+def _speed() -> Iterator[dict]:
+    for name in ("transformers", "x_transformers"):
+        if not importlib.util.find_spec(name):
+            print(f'{name} is not installed: pip install "sar-minimal[peers]" to compare with it')
+    yield bench_greedy(1)
+    yield bench_greedy(32)
+    for part in (bench_training, bench_import, bench_memory, bench_decode):
+        yield part()
+
+
+PARTS = {"speed": _speed, "decode": bench_steps, "theory": bench_theory}
 
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> list[dict]:
@@ -338,16 +348,6 @@ def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) 
     if json_path is not None:
         write_atomically(Path(json_path), (json.dumps(rows, indent=2) + "\n").encode())
     return rows
-
-
-def _speed() -> Iterator[dict]:
-    for name in ("transformers", "x_transformers"):
-        if not importlib.util.find_spec(name):
-            print(f'{name} is not installed: pip install "sar-minimal[peers]" to compare with it')
-    yield bench_greedy(1)
-    yield bench_greedy(32)
-    for part in (bench_training, bench_import, bench_memory, bench_decode):
-        yield part()
 
 
 def _line(row: dict) -> str:

@@ -39,14 +39,20 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None) -> 
     x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out.
     Raises TypeError or ValueError on wrong input, or a model that needs its own output.
     """
+    log_q, own, past_end = _given_x(model, x, lengths)
+    log_probs, tokens = log_q.max(-1)  # (B, T) each
+    return Decoded(tokens.masked_fill(past_end, PAD), log_probs.masked_fill(past_end, 0.0), own, 1)
+
+
+def _given_x(model, x, lengths):
+    """log p(y_t | x), (B, T, V), each row's length, (B,), and which positions lie behind it, (B, T)."""
     if not isinstance(model, DualStreamSAR):
         raise TypeError(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
         )
-    log_probs, tokens = model(x, lengths).log_softmax(-1).max(-1)  # (B, T) each; x is checked there
+    log_q = model(x, lengths).log_softmax(-1)  # x is checked there
     own = check_lengths(lengths, x)
-    past_end = torch.arange(x.shape[1], device=x.device) >= own[:, None]
-    return Decoded(tokens.masked_fill(past_end, PAD), log_probs.masked_fill(past_end, 0.0), own, 1)
+    return log_q, own, torch.arange(x.shape[1], device=x.device) >= own[:, None]
 
 
 @torch.inference_mode()
@@ -64,20 +70,19 @@ def rescore(
     check_whole("k", k)
     if not weight > 0:
         raise ValueError(f"weight: expected > 0, got {weight!r}")
-    best = one_pass(model, x, lengths)  # for its checks
+    log_q, own, past_end = _given_x(model, x, lengths)
     if ngram.model.base != model.config.target_vocab:
         raise ValueError(
             f"ngram: expected a vocabulary of {model.config.target_vocab} as in model, got {ngram.model.base}"
         )
-    log_q = model(x, lengths).log_softmax(-1)
     log_q[..., :UNKNOWN] = -math.inf  # an n-gram has no <pad>, <s> or </s> within a sentence
     scores, candidates = log_q.topk(min(k, log_q.shape[-1] - UNKNOWN))  # (B, T, k)
-    tokens = torch.zeros_like(best.tokens)
-    for row, n in enumerate(best.lengths.tolist()):
+    tokens = torch.full(past_end.shape, PAD, device=x.device)
+    for row, n in enumerate(own.tolist()):
         columns = candidates[row, :n].cpu().numpy(), weight * scores[row, :n].double().cpu().numpy()
         tokens[row, :n] = torch.tensor(ngram.search(*columns), device=x.device)
-    log_probs = log_q.gather(2, tokens[..., None])[..., 0].masked_fill(tokens == PAD, 0.0)
-    return Decoded(tokens, log_probs, best.lengths, 1)
+    log_probs = log_q.gather(2, tokens[..., None])[..., 0].masked_fill(past_end, 0.0)
+    return Decoded(tokens, log_probs, own, 1)
 
 
 def greedy(

@@ -34,7 +34,7 @@ from .attention import (
     rotations,
 )
 from .files import write_atomically
-from .shift import PAD, START, check_lengths, check_tokens, check_whole
+from .shift import PAD, START, check_lengths, check_range, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,7 @@ class Model(nn.Module):
             raise ValueError(
                 f"{name}: the model's max_length is {self.config.max_length}, got {tokens.shape[1]} tokens"
             )
-        low, high = (int(end) for end in tokens.aminmax())
-        if low < 0 or high >= vocab:
-            raise ValueError(
-                f"{name}: expected ids in 0..{vocab - 1}, got {low if low < 0 else high}"
-            )
+        check_range(tokens, vocab, name)
 
     def number_of_parameters(self) -> int:
         return sum(weight.numel() for weight in self.parameters())

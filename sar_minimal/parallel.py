@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .decoding import Decoded, _begin, _cut
 from .models import Autoregressive, DualStreamSAR, EncoderDecoderAR, MaskedModel, Model
-from .shift import PAD, check_lengths, check_tokens, check_whole
+from .shift import PAD, check_lengths, check_range, check_tokens, check_whole
 
 
 @torch.inference_mode()
@@ -220,9 +220,7 @@ def _asker(model, x, lengths, draft, temperature, generator):
         check_tokens(guess, "draft")
         if len(guess) != len(tokens):
             raise ValueError(f"draft: expected guesses for {len(tokens)} rows, got {len(guess)}")
-        low, high = (int(end) for end in guess.aminmax())
-        if low < 0 or high >= V:
-            raise ValueError(f"draft: expected ids in 0..{V - 1}, got {low if low < 0 else high}")
+        check_range(guess, V, "draft")
         if temperature is None:
             return guess.long(), None
         if q is None:

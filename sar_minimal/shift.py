@@ -49,6 +49,15 @@ def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
         raise ValueError(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
 
 
+def check_range(tokens: Tensor, size: int, name: str, what: str = "ids") -> None:
+    """Raise ValueError unless all of ``tokens`` are in 0..size - 1; ``what`` they are called."""
+    low, high = (int(end) for end in tokens.aminmax())
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"{name}: expected {what} in 0..{size - 1}, got {low if low < 0 else high}"
+        )
+
+
 def shift_right(tokens: Tensor, start_id: int) -> Tensor:
     """Coding 1's input: the sequence read one step later, ``start_id`` first, the last token gone.
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shift import check_tokens, check_whole
+from .shift import check_range, check_tokens, check_whole
 
 DECODERS = ("filtering", "smoothing", "viterbi")
 ENUMERATE = 2**16  # default: so many source sequences at most are enumerated, more are sampled
@@ -210,11 +210,7 @@ class HomophoneLanguage:
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """p(y_t | x_<=t), (B, T, V), and p(x_t | x_<t), (B, T), which is 0 where x cannot occur."""
         check_tokens(x, "x")
-        low, high = (int(end) for end in x.aminmax())
-        if low < 0 or high >= self.syllables:
-            raise ValueError(
-                f"x: expected syllables in 0..{self.syllables - 1}, got {low if low < 0 else high}"
-            )
+        check_range(x, self.syllables, "x", "syllables")
         filtered, evidence, before = [], [], self.initial
         for t in range(x.shape[1]):
             joint = before * self.sounds.T[x[:, t]]  # (B, V), p(y_t, x_t | x_<t)
@@ -269,11 +265,7 @@ class HomophoneLanguage:
     def log_prob(self, y: Tensor) -> Tensor:
         """log p(y), nats, -inf when y cannot occur. y: (B, T). Returns (B,)."""
         check_tokens(y, "y")
-        low, high = (int(end) for end in y.aminmax())
-        if low < 0 or high >= self.hanzi:
-            raise ValueError(
-                f"y: expected hanzi in 0..{self.hanzi - 1}, got {low if low < 0 else high}"
-            )
+        check_range(y, self.hanzi, "y", "hanzi")
         log_p, A = self.initial.log()[y[:, 0]], self.transition.log()
         for t in range(1, y.shape[1]):
             log_p = log_p + A[y[:, t - 1], y[:, t]]

@@ -271,7 +271,7 @@ BUGS = [
     Bug(
         "output read back",
         "One pass becomes two: what was predicted is corrected by reading it, and the text says one.",
-        decoding.one_pass,
+        decoding._given_x,
         {"= model(x, lengths)": "= model(model(x, lengths).argmax(-1), lengths)"},
         (
             (laws.one_pass_reads_no_output, "sar-causal-2-vocabulary"),
