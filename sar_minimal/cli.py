@@ -40,8 +40,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--model",
         required=True,
-        choices=("sar", "ar", "lm", "masked"),
-        help="Algorithm 1, encoder-decoder, a language model of y, or a masked model (mask-predict)",
+        choices=("sar", "ar", "lm", "masked", "shifted"),
+        help="Algorithm 1, encoder-decoder, a language model of y, a masked model (mask-predict), or a language "
+        "model told the shift",
     )
     train.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the folder of the run"
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         ("layers", int, "L"),
         ("heads", int, "H"),
         ("dropout", float, "0 to 1"),
+        ("shifts", int, "K, the largest shift of --model shifted"),
     ):
         train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
     for name, kind, text in (
@@ -190,7 +192,11 @@ class Converter:
 
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new
-        if beam is not None and type(model).__name__ in ("DualStreamSAR", "MaskedModel"):
+        if beam is not None and type(model).__name__ in (
+            "DualStreamSAR",
+            "MaskedModel",
+            "ShiftedLM",
+        ):
             raise ValueError(
                 f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
             )
@@ -218,7 +224,7 @@ class Converter:
         from .pinyin import parse_pinyin
         from .shift import START
 
-        language_model = type(self.model).__name__ == "DecoderLM"
+        language_model = type(self.model).__name__ in ("DecoderLM", "ShiftedLM")
         if self.task == "pinyin" and not language_model:
             return parse_pinyin(text, self.source)
         tokens = list("".join(text.split())) if self.task == "pinyin" else text.split()
@@ -242,6 +248,10 @@ class Converter:
             from .parallel import mask_predict
 
             return mask_predict(self.model, x)
+        if kind == "ShiftedLM":
+            from .parallel import look_ahead
+
+            return look_ahead(self.model, x)
         new = self.new if kind == "DecoderLM" else None
         return (
             greedy(self.model, x, new=new)

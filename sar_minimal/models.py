@@ -7,6 +7,7 @@ model                  what it computes                                       do
 ``EncoderDecoderAR``   p(y_t | y_<t, x), the fair autoregressive baseline     section 2, L_AR
 ``DecoderLM``          p(x_t | x_<t), no source at all                        section 2
 ``MaskedModel``        p(y_t | x, the part of y that is shown)                (Ghazvininejad 2019)
+``ShiftedLM``          p(x_{t+k} | x_<=t), told the shift k                   section 1.3, SLM
 =====================  =====================================================  ==================
 
 Blocks are pre-norm (x + f(norm(x)), Xiong 2020) where Vaswani 2017 is post-norm, positions are
@@ -34,7 +35,7 @@ from .attention import (
     rotations,
 )
 from .files import write_atomically
-from .shift import PAD, START, check_lengths, check_range, check_tokens, check_whole
+from .shift import PAD, START, check_lengths, check_range, check_shifts, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Config:
     source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
     width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
     feed-forward layer, in multiples of D. max_length: the longest sequence it may see.
-    mask, streams, completion: Algorithm 1's open choices, see ``DualStreamSAR``.
+    mask, streams, completion: Algorithm 1's open choices, see ``DualStreamSAR``. shifts: K of ``ShiftedLM``.
     """
 
     target_vocab: int
@@ -58,9 +59,11 @@ class Config:
     mask: str = "causal"
     streams: int = 2
     completion: str = "vocabulary"
+    shifts: int = 1
 
     def __post_init__(self):
-        for name in ("target_vocab", "width", "layers", "heads", "hidden", "max_length"):
+        sizes = ("target_vocab", "width", "layers", "heads", "hidden", "max_length", "shifts")
+        for name in sizes:
             check_whole(name, getattr(self, name))
         if self.width % (2 * self.heads):
             raise ValueError(
@@ -212,7 +215,8 @@ class DualStreamSAR(Model):
     ) -> Tensor:
         """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns logits (B, T, V).
 
-        hint: (B, T, D), added to what the query stream reads (``MaskedModel``'s; Algorithm 1 has none).
+        hint: (B, T, D), or (B, 1, D) for all positions, added to what the query stream reads
+        (``MaskedModel``'s and ``ShiftedLM``'s; Algorithm 1 has none).
         """
         self.check_input(x, self.config.source_vocab, "x")
         T, turn = x.shape[1], self.turn(0, x.shape[1])
@@ -277,6 +281,41 @@ class MaskedModel(Model):
         hidden = (y == self.mask_id)[..., None]
         hint = F.embedding(y.masked_fill(hidden[..., 0], PAD), self.embed).masked_fill(hidden, 0.0)
         return self.streams(x, lengths, hint)
+
+
+class ShiftedLM(Model):
+    """p(x_{t+k} | x_1..x_t) for a shift k in 1..K that it is told: section 1.3's pre-training, made precise.
+
+    It is Algorithm 1 with a hint: x is its own target, and the query stream reads x and, added to
+    that, the embedding of k. The content stream does not know k. At k = 1 it is a language model, at
+    k = 1..K together it guesses K tokens in one pass, each on its own (future n-gram, Qi 2020;
+    multi-token prediction, Gloeckle 2024). ``mask``, ``streams`` and ``completion`` of the
+    configuration are not looked at.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        choices = {"mask": "causal", "streams": 2, "completion": "vocabulary"}
+        choices["source_vocab"] = config.target_vocab
+        self.streams = DualStreamSAR(replace(config, **choices))
+        self.embed = nn.Parameter(torch.empty(config.shifts, config.width))
+        self.initialise()
+
+    def forward(self, tokens: Tensor, shifts: Tensor) -> Tensor:
+        """tokens: (B, T) ids. shifts: (B,) integers in 1..K, one per row. Returns logits (B, T, V):
+        ``logits[b, t]`` is the token's ``shifts[b]`` steps after tokens[b, t], given tokens[b, :t + 1]."""
+        self.check_input(tokens, self.config.target_vocab, "tokens")
+        check_shifts(shifts, tokens, self.config.shifts)
+        return self.streams(tokens, hint=F.embedding(shifts - 1, self.embed)[:, None])
+
+    def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The K tokens behind each row's own end, in one pass: logits (B, K, V) from tokens (B, T)."""
+        check_tokens(tokens, "tokens")
+        B, K = len(tokens), self.config.shifts
+        shifts = torch.arange(1, K + 1, device=tokens.device).repeat(B)  # (B K,)
+        last = (check_lengths(lengths, tokens) - 1).repeat_interleave(K)
+        logits = self(tokens.repeat_interleave(K, 0), shifts)  # (B K, T, V)
+        return logits[torch.arange(B * K, device=tokens.device), last].view(B, K, -1)
 
 
 @dataclass
@@ -404,7 +443,8 @@ class EncoderDecoderAR(Autoregressive):
 
 
 MODELS = {
-    model.__name__: model for model in (DualStreamSAR, EncoderDecoderAR, DecoderLM, MaskedModel)
+    model.__name__: model
+    for model in (DualStreamSAR, EncoderDecoderAR, DecoderLM, MaskedModel, ShiftedLM)
 }
 
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .decoding import Decoded, _begin, _cut
-from .models import Autoregressive, DualStreamSAR, EncoderDecoderAR, MaskedModel, Model
+from .models import Autoregressive, DualStreamSAR, EncoderDecoderAR, MaskedModel, Model, ShiftedLM
 from .shift import PAD, check_lengths, check_range, check_tokens, check_whole
 
 
@@ -82,7 +82,7 @@ def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 def draft_and_verify(
     model: Autoregressive,
     x: Tensor,
-    draft: DualStreamSAR | Callable,
+    draft: DualStreamSAR | ShiftedLM | Callable,
     lengths=None,
     new=None,
     end_id: int | None = None,
@@ -92,7 +92,8 @@ def draft_and_verify(
     """Speculative decoding: ``draft`` guesses cheaply, ``model`` checks (Stern 2018; Leviathan 2023).
 
     draft: a ``DualStreamSAR`` of the same task, which guesses all of y in one pass; behind a token
-    that was turned down the rest of its guess stands. Or a function of tokens (B, n), the prompt and
+    that was turned down the rest of its guess stands. Or a ``ShiftedLM`` of y, whose K shifts guess the
+    K tokens that follow, in one pass each time. Or a function of tokens (B, n), the prompt and
     what is fixed, PAD behind each row's own lengths (B,), that returns guesses (B, k) for the k
     tokens that follow in each row; it is asked before each pass, about what is open then. If it
     draws them at random it returns a pair, with the probabilities (B, k, V) that each was drawn from.
@@ -168,6 +169,20 @@ def mask_predict(
     return Decoded(tokens, log_probs, own, iterations)
 
 
+@torch.inference_mode()
+def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+    """The K tokens behind each row of x (B, T) in one pass, the most probable for each shift, on its own.
+
+    lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1 is the
+    language model's; further on nobody has seen what lies between, so take it as a draft.
+    Raises TypeError or ValueError on wrong input.
+    """
+    if not isinstance(model, ShiftedLM):
+        raise TypeError(f"model: expected a ShiftedLM, got {type(model).__name__}")
+    log_probs, tokens = model.ahead(x, lengths).log_softmax(-1).max(-1)  # (B, K) each
+    return Decoded(tokens, log_probs, torch.full_like(x[:, 0], tokens.shape[1]), 1)
+
+
 def _room(prompt, before, stop):
     """Tokens and log-probabilities of all positions, (B, longest) each, and the positions (longest,)."""
     at = torch.arange(int(stop.max()), device=prompt.device)
@@ -189,28 +204,29 @@ def _asker(model, x, lengths, draft, temperature, generator):
     """A function of (tokens, lengths) that returns checked guesses (B, k) and what each was drawn
     from, (B, k, V), None if greedy."""
     V = model.config.target_vocab
-    if isinstance(draft, DualStreamSAR):
-        if not isinstance(model, EncoderDecoderAR):
+    if isinstance(draft, DualStreamSAR | ShiftedLM):
+        one_pass = isinstance(draft, DualStreamSAR)
+        if one_pass and not isinstance(model, EncoderDecoderAR):
             raise TypeError(
                 f"draft: a DualStreamSAR guesses y given x, but {type(model).__name__} has no source"
             )
-        for side in ("source_vocab", "target_vocab"):
+        for side in ("source_vocab", "target_vocab")[not one_pass :]:
             one, other = (getattr(m.config, side) for m in (model, draft))
             if one != other:
                 raise ValueError(f"draft: expected {side} {one} as in model, got {other}")
 
-        def ask(*_):
-            logits = draft(x, lengths)  # (B, S, V)
+        def ask(tokens, own):
+            logits = draft(x, lengths) if one_pass else draft.ahead(tokens, own)  # (B, k, V)
             if temperature is None:
                 return logits.argmax(-1), None
             q = (logits / temperature).softmax(-1)
             drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator)
-            return drawn.view(x.shape), q
+            return drawn.view(q.shape[:2]), q
 
         return ask
     if isinstance(draft, Model) or not callable(draft):
         raise TypeError(
-            "draft: expected a DualStreamSAR or a function of (tokens, lengths), got "
+            "draft: expected a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths), got "
             f"{type(draft).__name__}"
         )
 

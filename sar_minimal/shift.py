@@ -128,6 +128,20 @@ def check_whole(name: str, value, least: int = 1) -> None:
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
 
 
+def check_shifts(shifts: Tensor, tokens: Tensor, most: int) -> None:
+    """Raise TypeError or ValueError unless ``shifts`` are B integers in 1..``most``, for tokens (B, T)."""
+    if not isinstance(shifts, Tensor) or shifts.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"shifts: expected an integer tensor, got {getattr(shifts, 'dtype', type(shifts).__name__)}"
+        )
+    if shifts.shape != tokens.shape[:1]:
+        raise ValueError(
+            f"shifts: expected shape ({len(tokens)},), one per row, got {tuple(shifts.shape)}"
+        )
+    if int(shifts.min()) < 1 or int(shifts.max()) > most:
+        raise ValueError(f"shifts: expected values in 1..{most}, got {shifts.tolist()}")
+
+
 def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths") -> Tensor:
     """(B,) lengths on the device of ``tokens`` (B, T); None means that every row is full.
 

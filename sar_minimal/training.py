@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .files import write_atomically
-from .losses import ar_loss
+from .losses import ar_loss, slm_loss
 from .models import (
     MODELS,
     Config,
@@ -31,6 +31,7 @@ from .models import (
     EncoderDecoderAR,
     MaskedModel,
     Model,
+    ShiftedLM,
     load,
     save,
 )
@@ -99,14 +100,15 @@ def choose_device() -> tuple[torch.device, str]:
 def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
-    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR), "lm" (DecoderLM) or "masked"
-    (MaskedModel). options: ``Config``'s.
+    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR), "lm" (DecoderLM), "masked" (MaskedModel)
+    or "shifted" (ShiftedLM). options: ``Config``'s.
     """
     kinds = {
         "sar": "DualStreamSAR",
         "ar": "EncoderDecoderAR",
         "lm": "DecoderLM",
         "masked": "MaskedModel",
+        "shifted": "ShiftedLM",
     }
     if kind not in kinds:
         raise ValueError(f"model: expected one of {', '.join(kinds)}, got {kind!r}")
@@ -119,8 +121,8 @@ def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
     """Each model's own training loss, in nats: the only place that pairs a model with a loss.
 
     ``DualStreamSAR``: cross-entropy of y_t given x; nothing is shifted, y is never an input.
-    ``MaskedModel``: cross-entropy of the hidden tokens, see ``hide``. The other two: L_AR, with y read
-    one step later; ``DecoderLM`` sees no x.
+    ``MaskedModel``: cross-entropy of the hidden tokens, see ``hide``. The others read y one step later:
+    L_AR, for ``DecoderLM`` without x; ``ShiftedLM`` L_SLM, see ``draw_shifts``.
     """
     lengths = None if bool((batch.x_lengths == batch.x.shape[1]).all()) else batch.x_lengths
     if isinstance(model, DualStreamSAR | MaskedModel):
@@ -134,6 +136,10 @@ def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
             return ar_loss(model(batch.x, shown, lengths), targets, reduction)
         return ar_loss(model(batch.x, lengths), batch.y, reduction)
     y_in = shift_right(batch.y, START)
+    if isinstance(model, ShiftedLM):
+        shifts = draw_shifts(batch, model.config.shifts if model.training else 1)
+        # y_in stands one step behind y already, so 1 is the shift of 0 against y.
+        return slm_loss(model(y_in, shifts), batch.y, shifts - 1, reduction)
     logits = model(batch.x, y_in, lengths) if isinstance(model, EncoderDecoderAR) else model(y_in)
     return ar_loss(logits, batch.y, reduction)
 
@@ -152,6 +158,14 @@ def hide(batch: Batch, mask_id: int, everything: bool = False) -> tuple[Tensor, 
     hidden = (order.argsort(1).argsort(1) < number[:, None]) | everything
     shown = batch.y.masked_fill(hidden, mask_id).masked_fill(past_end, PAD)
     return shown, batch.y.masked_fill(~hidden, IGNORE)
+
+
+def draw_shifts(batch: Batch, K: int) -> Tensor:
+    """A shift for each row, (B,), every one from 1 to K equally likely, or to the row's length if that is
+    less: further on it has no token. Drawn from torch's own random state, which a checkpoint keeps.
+    With K = 1, as in evaluation, the loss is that of a language model and owes nothing to chance."""
+    most = batch.y_lengths.clamp(max=K)
+    return 1 + (torch.rand(len(most)).to(most.device) * most).long()
 
 
 @torch.inference_mode()
