@@ -22,8 +22,15 @@ from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding
 from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
 from sar_minimal.files import write_atomically
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
-from sar_minimal.models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR, MaskedModel
-from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, mask_predict
+from sar_minimal.models import (
+    Config,
+    DecoderLM,
+    DualStreamSAR,
+    EncoderDecoderAR,
+    MaskedModel,
+    ShiftedLM,
+)
+from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
 from sar_minimal.tasks import Batch, load_task
 from sar_minimal.training import Recipe, hide, loss_of, make_model, train
@@ -56,7 +63,8 @@ def build(name: str, V: int = 11, **options):
     """The model called ``name``, loud, in evaluation mode; x has a vocabulary of its own if it may."""
     options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
     S = V if options.get("completion") == "copy" else V + 1
-    kind = {"ar": EncoderDecoderAR, "lm": DecoderLM, "masked": MaskedModel}.get(name, DualStreamSAR)
+    kinds = {"ar": EncoderDecoderAR, "lm": DecoderLM, "masked": MaskedModel, "shifted": ShiftedLM}
+    kind = kinds.get(name, DualStreamSAR)
     model = kind(Config(target_vocab=V, source_vocab=S, **options))
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -408,6 +416,7 @@ def drafts(name, truth, k=3):
     }
     if name == "ar":
         made |= {f"{mask} pass": build(f"sar-{mask}-2-vocabulary") for mask in ("full", "causal")}
+    made["three shifts"] = build("shifted", shifts=3)
     return made
 
 
@@ -561,10 +570,11 @@ def random_drafts(V, T):
     def insists(tokens, lengths):
         return (torch.arange(T) + lengths[:, None]) % V
 
-    return {"one pass": build("sar-full-2-vocabulary", V=V), "draws": draws, "insists": insists}
+    made = {"one pass": build("sar-full-2-vocabulary", V=V), "draws": draws, "insists": insists}
+    return made | {"shifts": build("shifted", V=V, shifts=2)}
 
 
-@law("one pass", "draws", "insists")
+@law("one pass", "draws", "insists", "shifts")
 def speculation_is_exact(which):
     """Summed over all that chance can do, every sequence has the probability that the model gives it."""
     V, T = 3, 3 if which == "insists" else 2
@@ -582,7 +592,7 @@ def speculation_is_exact(which):
         same(got, p, f"probability of each y, {temperature=}")
 
 
-@law("one pass", "draws", "insists")
+@law("one pass", "draws", "insists", "shifts")
 def speculation_follows_p(which):
     """Sequences are drawn as often as the model says (chi-square), in a batch whose rows differ in speed."""
     V, T, N = 4, 3, 6000
@@ -710,6 +720,62 @@ def masked_loss_asks_for_what_it_hides():
     every = [set(range(1, n + 1)) for n in LENGTHS.tolist()]
     assert numbers == every, f"numbers of hidden tokens: {numbers}, expected {every}"
     assert (hide(batch, 11, everything=True)[0] == 11).equal(y != IGNORE)
+
+
+# ---------------------------------------------------------------- a shift that is told
+
+
+@law()
+def shifts_read_the_past():
+    """A token k steps ahead is guessed from x_1..x_t, whatever k is; only the query stream is told k."""
+    model = build("shifted", shifts=3)
+    x = torch.tensor([[4, 8, 5, 7, 6]])
+    random = torch.randn(11, generator=torch.Generator().manual_seed(0))
+    causal, heard = torch.ones(5, 5).tril().bool(), []
+    for k in (1, 2, 3):
+        outputs = (model(x, torch.tensor([k]))[0].log_softmax(-1) * random).sum(-1)
+        for stream, embed in enumerate(model.streams.embed):
+            _check_reads(reads(model, x, embed, outputs), causal, f"shift {k}, stream {stream}")
+        heard.append(outputs.detach())
+    assert all((heard[0] - other).abs().min() > 1e-3 for other in heard[1:]), "k changes nothing"
+
+
+@law()
+def shifted_loss_is_what_look_ahead_says():
+    """What is learned about the token k ahead is what ``look_ahead`` is asked for behind the same past."""
+    model, y = build("shifted", shifts=3).train(), ignore_padding(tokens(4, 6), LENGTHS)
+    batch, drawn = Batch(tokens(4, 6, seed=1), LENGTHS, y, LENGTHS), [set() for _ in range(4)]
+    read = torch.cat(
+        (torch.full((4, 1), START), y), 1
+    )  # <s> y_1 y_2 ..., which training never sees whole
+    expected = torch.zeros(3, 4, 6)  # (k - 1, row, position)
+    with torch.no_grad():
+        for b, n in enumerate(LENGTHS.tolist()):
+            for t in range(n):
+                p = model.ahead(read[b : b + 1, : t + 1])[0].log_softmax(-1)  # (K, V)
+                for k in range(min(3, n - t)):
+                    expected[k, b, t] = -p[k, y[b, t + k]]
+    torch.manual_seed(0)
+    for _ in range(60):
+        loss = loss_of(model, batch, "none").detach()
+        for b, n in enumerate(LENGTHS.tolist()):
+            k = n - int((loss[b] > 0).sum())  # the last k - 1 positions have no target
+            drawn[b].add(k + 1)
+            same(loss[b], expected[k, b], f"row {b}, shift {k + 1}")
+    every = [set(range(1, min(3, n) + 1)) for n in LENGTHS.tolist()]
+    assert drawn == every, f"shifts {drawn}, expected {every}"
+    same(loss_of(model.eval(), batch, "none"), expected[0], "evaluation is not at shift 1")
+
+
+@law()
+def look_ahead_is_its_own_row():
+    """A row's guesses are the same alone as in a batch, whatever stands in its padding."""
+    model, x = build("shifted", shifts=3), tokens(4, 6)
+    batch = look_ahead(model, x, LENGTHS)
+    for b in range(4):
+        alone = look_ahead(model, _alone(x, b))
+        assert torch.equal(batch.tokens[b], alone.tokens[0]), f"row {b}"
+        same(batch.log_probs[b], alone.log_probs[0], f"row {b}")
 
 
 @law(*AR)
@@ -948,13 +1014,13 @@ TINY = dict(symbols=6, min_length=2, max_length=4, sizes=(60, 10, 10))
 def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
     """A few steps on a tiny task: the model and its metrics."""
     task = task or load_task("reverse", **TINY)
-    options = dict(width=16, layers=1, heads=2, max_length=8, dropout=0.2) | options
+    options = dict(width=16, layers=1, heads=2, max_length=8, dropout=0.2, shifts=3) | options
     model = make_model(kind, task, **options)
     recipe = recipe or Recipe(steps=12, tokens=40, warmup=4, report=3, checkpoint=4)
     return model, train(model, task, recipe, folder, resume, progress=False)
 
 
-@law("sar", "ar", "lm", "masked")
+@law("sar", "ar", "lm", "masked", "shifted")
 def resume_is_exact(kind, tmp_path):
     """A run that was stopped and resumed ends with the weights, to the last bit, of one that was not."""
     model, metrics = run(tmp_path / "whole", kind)

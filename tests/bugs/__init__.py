@@ -481,4 +481,28 @@ BUGS = [
         },
         ((laws.full_disk_keeps_the_old_file,),),
     ),
+    # ------------------------------------------------------------ a shift that is told
+    Bug(
+        "one shift too far",
+        "The input stands a step behind already and the target moves by all of k: at k = 1 a token is skipped.",
+        training.loss_of,
+        {"batch.y, shifts - 1, reduction": "batch.y, shifts, reduction"},
+        ((laws.shifted_loss_is_what_look_ahead_says,),),
+    ),
+    Bug(
+        "looks ahead from the padding",
+        "The guesses are read at the batch's last position, where a short row has only padding.",
+        models.ShiftedLM.ahead,
+        {"(check_lengths(lengths, tokens) - 1)": "(check_lengths(None, tokens) - 1)"},
+        ((laws.look_ahead_is_its_own_row,),),
+    ),
+    Bug(
+        "the largest shift is never drawn",
+        "Shifts are drawn from 0 to K - 1, then 1 is the least: K is never trained, 1 twice as often.",
+        training.draw_shifts,
+        {
+            "1 + (torch.rand(len(most)).to(most.device) * most).long()": "(torch.rand(len(most)).to(most.device) * most).long().clamp(min=1)"
+        },
+        ((laws.shifted_loss_is_what_look_ahead_says,),),
+    ),
 ]
