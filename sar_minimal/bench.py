@@ -32,9 +32,11 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(functions: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ... after a first round that does not count."""
-    for function in functions.values():
+def in_turns(
+    functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each function, called a b c, a b c, ... after a first round that does not count, if ``warm``."""
+    for function in functions.values() if warm else ():
         function()
     times = {name: [] for name in functions}
     for _ in range(rounds):
@@ -93,6 +95,11 @@ def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[],
         }
         everything = torch.ones_like(x)
         peers["transformers"] = lambda: gpt2.generate(x, attention_mask=everything, **wanted)
+        if len(x) == 1:  # it takes no more rows
+            lookup = {"prompt_lookup_num_tokens": 10}
+            peers["transformers, prompt lookup"] = lambda: gpt2.generate(
+                x, attention_mask=everything, **wanted, **lookup
+            )
     if importlib.util.find_spec("x_transformers"):
         from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
@@ -203,7 +210,7 @@ def _peak(code: str) -> float:
     return int(subprocess.check_output([sys.executable, "-c", code + report]).split()[-2]) / 1024
 
 
-def bench_decode(sentence: str = "wo ai bei jing") -> dict:
+def bench_answer(sentence: str = "wo ai bei jing") -> dict:
     """Milliseconds for ``sar decode`` to answer one sentence once its model is loaded."""
     from .cli import Converter
     from .training import make_model
@@ -268,80 +275,35 @@ def bench_theory(steps: int = 3500, length: int = 6) -> Iterator[dict]:
         yield row | above_bound(model, language_of(task), length)
 
 
-# ------------------------------------------------------------- fewer steps
-
-
-def bench_steps(steps: int = 400, T: int = 16) -> Iterator[dict]:
-    """The parallel decoders beside cached greedy: ratios of wall clock and of sequential steps.
-
-    A flagship pair trained for a moment on pinyin of 300 words, since how many steps a guess saves depends on how
-    often it holds; sentences of T syllables, one alone and 32 together. Then greedy against one pass over a grid
-    of lengths and batches, where weights do not matter.
-    """
-    from .parallel import draft_and_verify, jacobi
-    from .training import Recipe, make_model, train
-
-    task = load_task("pinyin", lexicon=300, stop=0.05)
-    sar, ar = (make_model(kind, task, mask="full", **FLAGSHIP) for kind in ("sar", "ar"))
-    for model in (sar, ar):
-        train(model, task, Recipe(steps=steps), progress=False)
-        model.cpu()
-    rows = [x[:T] for x in task.test.x if len(x) >= T]
-    decoders = {
-        "greedy": lambda x: greedy(ar, x),
-        "one pass": lambda x: one_pass(sar, x),
-        "jacobi": lambda x: jacobi(ar, x),
-        "draft and verify": lambda x: draft_and_verify(ar, x, sar),
-        "beam 4": lambda x: beam(ar, x),
-    }
-    for B in (1, 32):
-        some = list(torch.tensor(rows[: 20 * B]).split(B))
-        calls = {n: lambda d=d, some=some: [d(x) for x in some] for n, d in decoders.items()}
-        times = in_turns(calls, 3)
-        row = {"decode, batch": B, "T": T}
-        row["greedy ms"] = 1e3 * statistics.median(times["greedy"]) / len(some)
-        for name, decode in decoders.items():
-            row[f"{name}: steps"] = statistics.mean(decode(x).steps for x in some)
-            row[f"{name}: times as fast"] = ratio(times["greedy"], times[name])
-        yield row
-    for T in (8, 32, 128, 256):
-        row = {"greedy / one pass, T": T}
-        for B in (b for b in (1, 4, 16, 64, 256) if b * T <= 8192):
-            x = torch.randint(4, len(task.source), (B, T))
-            times = in_turns({n: lambda d=decoders[n]: d(x) for n in ("greedy", "one pass")}, 3)  # noqa: B023
-            row[f"batch {B}"] = ratio(times["greedy"], times["one pass"])
-        yield row
-
-
 def _speed() -> Iterator[dict]:
     for name in ("transformers", "x_transformers"):
         if not importlib.util.find_spec(name):
             print(f'{name} is not installed: pip install "sar-minimal[peers]" to compare with it')
     yield bench_greedy(1)
     yield bench_greedy(32)
-    for part in (bench_training, bench_import, bench_memory, bench_decode):
+    for part in (bench_training, bench_import, bench_memory, bench_answer):
         yield part()
 
 
-PARTS = {"speed": _speed, "decode": bench_steps, "theory": bench_theory}
+PARTS = {"speed": _speed, "theory": bench_theory}
+
+
+def machine() -> dict:
+    """What the figures of a run belong to."""
+    return {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
 
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> list[dict]:
     """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the rows.
 
-    "speed": decoding and training beside other libraries, memory, start-up. "decode": ``bench_steps``. "theory":
-    ``bench_theory``.
+    "speed": decoding and training beside other libraries, memory, start-up. "theory": ``bench_theory``. The
+    decoders of the book are compared in ``bench_decode.py``.
     """
     if what not in PARTS:
         raise ValueError(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
     torch.set_num_threads(threads)
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": threads,
-        "torch": torch.__version__,
-    }
-    rows = [machine]
-    print(_line(machine))
+    rows = [machine() | {"threads": threads}]
+    print(_line(rows[0]))
     for row in PARTS[what]():
         rows.append(row)
         print(_line(row), flush=True)

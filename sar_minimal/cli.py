@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   sar decode runs/ar --beam 4 < sentences.txt         one sentence a line
   sar claims C08 C10                                  what was claimed, measured and found
   sar bench --json bench.json                         speed beside other libraries
+  sar bench decode --quick --png decode.png           decoders with fewer steps, in minutes
 """
 
 
@@ -104,7 +105,14 @@ def parser() -> argparse.ArgumentParser:
         help="speed and memory (default); decoders with fewer steps; trained models against exact bounds",
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    bench.add_argument("--threads", type=int, default=2, metavar="N", help="threads of torch (2)")
+    bench.add_argument(
+        "--threads", type=int, metavar="N", help="threads of torch (2; decode: once 1, once 2)"
+    )
+    bench.add_argument("--png", type=Path, metavar="FILE", help="decode: draw a figure there")
+    bench.add_argument("--quick", action="store_true", help="decode: a small grid, in minutes")
+    bench.add_argument(
+        "--compile", action="store_true", help="decode: also torch.compile, and CUDA graphs"
+    )
 
     demo = commands.add_parser("demo", help="the flagship in the terminal, in under 5 minutes")
     demo.add_argument(
@@ -192,11 +200,7 @@ class Converter:
 
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new
-        if beam is not None and type(model).__name__ in (
-            "DualStreamSAR",
-            "MaskedModel",
-            "ShiftedLM",
-        ):
+        if beam is not None and type(model).__name__ in ("DualStreamSAR", "MaskedModel", "ShiftedLM"):
             raise ValueError(
                 f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
             )
@@ -272,10 +276,23 @@ def _claims(ids, markdown, json) -> int:
     return 0
 
 
-def _bench(what, json, threads) -> int:
+def _bench(what, json, threads, png, quick, compile) -> int:
+    if what == "decode":
+        from dataclasses import replace
+
+        from .bench_decode import QUICK, Plan, bench_decode
+
+        plan = QUICK if quick else Plan()
+        if threads is not None:
+            plan = replace(plan, threads=(threads,))
+        bench_decode(plan, json, png, compile)
+        return 0
+    for name, given in (("png", png), ("quick", quick), ("compile", compile)):
+        if given:
+            raise ValueError(f"--{name}: expected with `sar bench decode`, got it with {what}")
     from .bench import bench
 
-    bench(what, json, threads)
+    bench(what, json, 2 if threads is None else threads)
     return 0
 
 

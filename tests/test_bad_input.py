@@ -316,7 +316,7 @@ def test_mask_predict():
 def test_draft():
     model, sar = build("ar"), build("sar-full-2-vocabulary")
     for wrong in (build("lm"), build("masked"), model, None, "sar"):
-        message = "^draft: expected a DualStreamSAR or a function .*, got " + type(wrong).__name__
+        message = "^draft: expected a DualStreamSAR, a ShiftedLM or a function .*, got " + type(wrong).__name__
         refuses(TypeError, message, draft_and_verify, model, X, wrong)
     refuses(TypeError, "^draft: .*DecoderLM has no source", draft_and_verify, build("lm"), X, sar)
     larger, copies = build("sar-full-2-vocabulary", V=13), build("sar-full-2-copy")
@@ -379,7 +379,7 @@ def test_kind_of_model():
     task = load_task("copy", **TINY)
     refuses(
         ValueError,
-        "^model: expected one of sar, ar, lm, masked, got 'rnn'",
+        "^model: expected one of sar, ar, lm, masked, shifted, .*got 'rnn'",
         make_model,
         "rnn",
         task,

@@ -1,0 +1,581 @@
+"""``sar bench decode``: what each decoder costs, for how long a text, for how many at once, and why.
+
+Guesses that hold save steps, so the models are trained (for a moment) on texts as long as those they
+decode, and how many characters come out right stands beside every speed. Ratios are medians over turns
+within one run, as in ``bench.py``. The last part says why parallel decoding stops paying: what one
+step of greedy decoding has to multiply and to read, against this machine's measured rates.
+"""
+
+import copy
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .bench import FLAGSHIP, bench_greedy, in_turns, machine, ratio, seconds
+from .decoding import beam, greedy, one_pass
+from .files import package_folder, write_atomically
+from .models import Config, DualStreamSAR, EncoderDecoderAR, MaskedModel
+from .parallel import draft_and_verify, jacobi, mask_predict
+from .shift import check_whole
+from .tasks import Split, Task, accuracy, load_task
+
+GOALS = {"greedy / transformers": 5.0, "draft and verify": 2.5, "one pass / bare forward": 1.3}
+TIE = 1e-4  # nats: two tokens that are nearer than this are told apart by rounding
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured. Raises ValueError, naming the field.
+
+    lengths: T. batches: B. threads: of torch. steps: of training, for each of three models. budget:
+    seconds; a decoder that is predicted to take longer for one call is left out of that cell. rounds: of
+    turns, fewer where all decoders together would take longer than the budget. sizes: sentences of the task
+    that the documents are joined from.
+    """
+
+    lengths: tuple[int, ...] = (8, 32, 128, 512)
+    batches: tuple[int, ...] = (1, 16, 64, 256)
+    threads: tuple[int, ...] = (1, 2)
+    steps: int = 400
+    budget: float = 8.0
+    rounds: int = 5
+    sizes: tuple[int, int, int] = (60_000, 0, 12_500)
+
+    def __post_init__(self):
+        for name in ("lengths", "batches", "threads"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name}: expected at least one number, got none")
+            for value in values:
+                check_whole(name, value)
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name}: expected each once, in rising order, got {values!r}")
+        for name in ("steps", "rounds"):
+            check_whole(name, getattr(self, name))
+        if not self.budget > 0:
+            raise ValueError(f"budget: expected seconds > 0, got {self.budget!r}")
+
+
+QUICK = Plan(lengths=(8, 64), batches=(1, 16, 64), threads=(1,), steps=150, budget=2.0, rounds=3)
+
+
+class Models(NamedTuple):
+    ar: EncoderDecoderAR
+    sar: DualStreamSAR
+    masked: MaskedModel
+
+
+DECODERS: dict[str, Callable[[Models, Tensor], object]] = {
+    "greedy": lambda m, x: greedy(m.ar, x),
+    "one pass": lambda m, x: one_pass(m.sar, x),
+    "jacobi": lambda m, x: jacobi(m.ar, x),
+    "mask-predict 4": lambda m, x: mask_predict(m.masked, x, iterations=4),
+    "mask-predict 10": lambda m, x: mask_predict(m.masked, x, iterations=10),
+    "draft and verify": lambda m, x: draft_and_verify(m.ar, x, m.sar),
+    "beam 4": lambda m, x: beam(m.ar, x),
+}
+EXACT = ("jacobi", "draft and verify")  # have the tokens of greedy
+
+
+# ------------------------------------------------------------- texts and models
+
+
+def documents(split: Split, lengths: list[int]) -> Split:
+    """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
+
+    Each begins with a sentence, and none is in two documents. Raises ValueError when there are too few.
+    """
+    pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
+    for n in lengths:
+        x, y = [], []
+        while len(x) < n:
+            more = next(pairs, None)
+            if more is None:
+                raise ValueError(
+                    f"lengths: expected at most {sum(map(len, split.x))} tokens in all, as many as the "
+                    f"split's {len(split)} sentences have, got {sum(lengths)}"
+                )
+            x, y = x + more[0], y + more[1]
+        xs.append(x[:n])
+        ys.append(y[:n])
+    return Split(xs, ys)
+
+
+def trained(plan: Plan) -> tuple[Task, Models, dict[str, float]]:
+    """The task, its three models of flagship size, and the seconds that each took to train.
+
+    The lengths of the training documents are spread evenly over the logarithm of the plan's range; their
+    sentences are of the train split, ``task.test`` keeps its own.
+    """
+    from .training import Recipe, make_model, train
+
+    task = load_task("pinyin", lexicon=300, sizes=plan.sizes)
+    low, high = math.log(min(plan.lengths)), math.log(max(plan.lengths))
+    generator, lengths, tokens = torch.Generator().manual_seed(0), [], sum(map(len, task.train.x))
+    while True:
+        n = round(math.exp(low + (high - low) * float(torch.rand((), generator=generator))))
+        tokens -= n + max(map(len, task.train.x))  # what a document takes, with what is cut off it
+        if tokens < 0:
+            break
+        lengths.append(n)
+    task = replace(task, train=documents(task.train, lengths))
+    recipe = Recipe(steps=plan.steps, tokens=max(1024, *plan.lengths))
+    models, spent = {}, {}
+    for kind in Models._fields:
+        room = max(plan.lengths) + 1  # <s> and all of y
+        models[kind] = make_model(kind, task, mask="full", max_length=room, **FLAGSHIP)
+        spent[kind] = train(models[kind], task, recipe, progress=False)[-1]["seconds"]
+        models[kind].cpu()
+    return task, Models(**models), spent
+
+
+# ------------------------------------------------------------- the grid
+
+
+@contextmanager
+def positions_read(models: Models) -> Iterator[list[int]]:
+    """Collects how many positions each pass of a decoder takes through its layers. An encoder's do not
+    count: it reads x once, whoever decodes."""
+    read = []
+    first = models.ar.layers[0], models.sar.streams[0][0], models.masked.streams.streams[0][0]
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][..., 0].numel()))
+        for layer in first
+    ]
+    try:
+        yield read
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def cell(models: Models, test: Split, B: int, plan: Plan, before: dict[str, tuple]) -> list[dict]:
+    """One row per decoder, for documents of one length T, B at a time.
+
+    A call decodes all of ``test`` (a multiple of B documents). before: each decoder's (B, seconds per
+    batch) at the next smaller B, kept up to date here: a call is predicted to take as long for each row.
+    """
+    xs = torch.tensor(test.x).split(B)
+    calls = {n: lambda d=d: [d(models, x) for x in xs] for n, d in DECODERS.items()}
+    calls["bare forward"] = lambda: _forward(models.sar, xs)
+    found, work, first, left_out = {}, {}, {}, {}
+    for name, call in calls.items():
+        smaller, once = before.get(name, (B, 0.0))
+        if (predicted := once * B / smaller * len(xs)) > plan.budget:
+            left_out[name] = predicted
+            continue
+        with positions_read(models) as read:
+            first[name] = [seconds(lambda n=name, c=call: found.update({n: c()}))]
+        work[name] = sum(read) / sum(map(len, test.x))
+    rounds = min(plan.rounds, int(plan.budget / sum(t for (t,) in first.values())))
+    # A round that takes so long has no use for another one to warm up.
+    times = in_turns({n: calls[n] for n in first}, rounds, warm=False) if rounds else first
+    before |= {n: (B, statistics.median(t) / len(xs)) for n, t in times.items()}
+
+    rows = []
+    for name in DECODERS:
+        row = {"decoder": name, "T": len(test.x[0]), "B": B, "threads": torch.get_num_threads()}
+        if name in left_out:
+            rows.append(row | {"over budget": left_out[name]})
+            continue
+        t = statistics.median(times[name])
+        row |= {
+            "ms": 1e3 * t / len(xs),
+            "tokens a second": sum(map(len, test.x)) / t,
+            "times as fast as greedy": _ratio(times, "greedy", name),
+            "steps": statistics.mean(d.steps for d in found[name]),
+            "work": work[name],
+            "characters": accuracy(_tokens(found[name]).tolist(), test.y)[0],
+            "rounds": max(rounds, 1),
+        }
+        if name in EXACT and "greedy" in found:
+            row["same"], row["gap"] = agreement(found["greedy"], found[name])
+        if name == "one pass" and "bare forward" in times:
+            row["one pass / bare forward"] = ratio(times[name], times["bare forward"])
+        rows.append(row)
+    return rows
+
+
+@torch.inference_mode()
+def _forward(sar, xs):
+    return [sar(x) for x in xs]
+
+
+def _ratio(times, slow, fast):
+    return ratio(times[slow], times[fast]) if slow in times else None
+
+
+def _tokens(decoded) -> Tensor:
+    return torch.cat([d.tokens for d in decoded])
+
+
+def agreement(one: list, other: list) -> tuple[float, float]:
+    """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the two
+    tokens are where a row differs first, the largest of all rows (0 if none does). Behind that place rows go
+    their own ways."""
+    a, b = _tokens(one), _tokens(other)
+    values = [torch.cat([d.log_probs for d in decoded]) for decoded in (one, other)]
+    apart = a != b
+    at = apart.float().argmax(1, keepdim=True)  # the first, or 0
+    gap = (values[0] - values[1]).abs().gather(1, at)[apart.any(1)]
+    return float((~apart).float().mean()), float(gap.max()) if len(gap) else 0.0
+
+
+def grid(models: Models, test: Split, plan: Plan) -> Iterator[list[dict]]:
+    """``cell`` for all of the plan, at each number of threads."""
+    for threads in plan.threads:
+        torch.set_num_threads(threads)
+        for T in plan.lengths:
+            before = {}
+            for B in plan.batches:
+                yield cell(models, documents(test, [T] * B * calls_of(B, T)), B, plan, before)
+
+
+def calls_of(B: int, T: int) -> int:
+    """How many batches of B documents are decoded for one figure: a single text is luck, 2048 tokens
+    less so."""
+    return max(1, min(32, 2048 // (B * T)))
+
+
+# ------------------------------------------------------------- why: one step against the machine
+
+
+def step_costs(config: Config, B: int, S: int, t: int) -> tuple[int, int]:
+    """Floating-point operations, and bytes read, of one step of ``greedy`` with B rows: t positions are in
+    the cache, the new one included, S in the source.
+
+    A product with P weights is 2 P B operations, and reads 4 P bytes whatever B is. L layers have 6 D^2
+    weights in attention (qkv and out, and the source's q and out) and 2 m D^2 in the feed-forward, the head
+    D V. Attention is 2 products of D numbers with each of t + S positions, and reads their keys and values,
+    2 D numbers a position. Norms, softmax and what is written are not counted.
+    """
+    c = config
+    weights = c.layers * (6 + 2 * c.hidden) * c.width**2 + c.width * c.target_vocab
+    attention = c.layers * 2 * c.width * B * (t + S)
+    return 2 * (weights * B + attention), 4 * (weights + attention)
+
+
+def step_rows(ar: EncoderDecoderAR, batches: tuple[int, ...], T: int, rounds: int) -> list[dict]:
+    """Milliseconds of a step of greedy at each B, beside three times that bound or explain it.
+
+    ``calls``: the same step of a model of width 2 H, which has as many operators and nearly nothing to do in
+    them. ``reading``: reading as many bytes as the step does, from wherever they then lie (weights of a few
+    MB stay in a cache). ``arithmetic``: its operations at the rate of a 1024 x 1024 product. All in turns.
+    """
+    tiny = EncoderDecoderAR(replace(ar.config, width=2 * ar.config.heads)).eval()
+    a, big = torch.randn(1024, 1024), torch.randn(32 * 2**20)  # 128 MiB, larger than most caches
+    rates = in_turns({"product": lambda: a @ a, "read": lambda: big.sum()}, rounds)
+    rate = 2 * 1024**3 / statistics.median(rates["product"])
+    bandwidth = 4 * big.numel() / statistics.median(rates["read"])
+    rows = []
+    for B in batches:
+        x = torch.randint(4, ar.config.source_vocab, (B, T))
+        y = torch.randint(4, ar.config.target_vocab, (B, T))
+        flops, read = step_costs(ar.config, B, T, (T + 1) // 2)
+        some = torch.randn(read // 4)
+        times = in_turns(
+            {
+                "step": _stepping(ar, x, y),
+                "calls": _stepping(tiny, x, y),
+                "reading": lambda: [some.sum() for _ in range(T)],  # noqa: B023
+            },
+            rounds,
+        )
+        ms = {name: 1e3 * statistics.median(t) / T for name, t in times.items()}
+        row = {"B": B, "T": T, "threads": torch.get_num_threads(), "step ms": ms["step"]}
+        row |= {"calls ms": ms["calls"], "reading ms": ms["reading"]}
+        row |= {"arithmetic ms": 1e3 * flops / rate, "FLOP / byte": flops / read}
+        bound = max(row["reading ms"], row["arithmetic ms"])
+        row |= {"bound ms": bound, "step / bound": ms["step"] / bound}
+        row["longest"] = max(("calls", "reading", "arithmetic"), key=lambda n: row[f"{n} ms"])
+        rows.append(row | {"GFLOP/s": rate / 1e9, "memory GB/s": bandwidth / 1e9})
+    return rows
+
+
+def _stepping(ar, x, y):
+    """A call that reads y (B, T) token by token; the source x was read before."""
+    with torch.inference_mode():
+        state, *_ = ar.start(x, torch.full((len(x),), x.shape[1]), y.shape[1])
+
+    @torch.inference_mode()
+    def call():
+        state.cache.used = 0
+        for t in range(y.shape[1]):
+            ar.step(y[:, t : t + 1], state)
+
+    return call
+
+
+# ------------------------------------------------------------- compiled
+
+
+def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
+    """One pass, and a greedy step, with layers compiled by torch: seconds that the first use takes, and how
+    many times as fast the uses after it are. Then with CUDA graphs, where there is CUDA."""
+    rows = []
+    for what, mode in (("torch.compile", None), ("CUDA graphs", "reduce-overhead")):
+        if mode and not torch.cuda.is_available():
+            rows.append({"compiled": what, "result": "not measured: no CUDA"})
+            continue
+        device = "cuda" if mode else "cpu"
+        for name, decode, model in (
+            ("one pass", one_pass, models.sar),
+            ("greedy", greedy, models.ar),
+        ):
+            plain, fast = copy.deepcopy(model).to(device), copy.deepcopy(model).to(device)
+            for layer in fast.modules():
+                if type(layer).__name__ == "Block":
+                    layer.compile(mode=mode, dynamic=None if mode else name == "greedy")
+            x = torch.randint(4, model.config.source_vocab, (1, T), device=device)
+            row = {"compiled": what, "decoder": name, "T": T, "threads": torch.get_num_threads()}
+            calls = {
+                key: lambda d=decode, m=m, x=x: d(m, x).tokens.cpu()  # waits for the device
+                for key, m in (("plain", plain), ("fast", fast))
+            }
+            try:
+                row["first use, seconds"] = seconds(calls["fast"])
+            except Exception as error:  # a compiler that is not there fails under many names
+                reason = (str(error).splitlines() or [""])[0]
+                rows.append(row | {"result": f"failed: {type(error).__name__} {reason}"[:120]})
+                continue
+            times = in_turns(calls, rounds)
+            rows.append(row | {"times as fast": ratio(times["plain"], times["fast"])})
+    return rows
+
+
+# ------------------------------------------------------------- the goals
+
+
+def goals(cells: list[dict], peers: list[dict]) -> list[dict]:
+    """The goals for one text at a time, each with what was measured, whether it is met and by how much."""
+    rows = []
+
+    def add(goal, row, value, most=False, but=""):
+        asked = GOALS[goal]
+        met = value <= asked if most else value >= asked
+        rows.append(
+            {
+                "goal": f"{goal} {'<=' if most else '>='} {asked}",
+                "T": row.get("T", "-"),
+                "threads": row["threads"],
+                "measured": value,
+                "met": met and not but,
+                "by": f"{100 * (asked / value - 1 if most else value / asked - 1):+.0f} %{but}",
+            }
+        )
+
+    for row in peers:
+        if row["batch"] == 1 and "transformers / ours" in row:
+            add("greedy / transformers", row, row["transformers / ours"])
+    for row in cells:
+        if row["B"] == 1 and "over budget" not in row:
+            if row["decoder"] == "draft and verify" and row["times as fast as greedy"]:
+                but = f", but tokens differ by {row['gap']:.1g} nats" if row["gap"] > TIE else ""
+                add("draft and verify", row, row["times as fast as greedy"], but=but)
+            if "one pass / bare forward" in row:
+                add("one pass / bare forward", row, row["one pass / bare forward"], most=True)
+    return rows
+
+
+def pays_until(cells: list[dict]) -> list[dict]:
+    """For each decoder, length and number of threads the largest B at which it is faster than greedy."""
+    rows, lines = [], {}
+    for row in cells:
+        if row["decoder"] not in ("greedy", "beam 4") and row.get("times as fast as greedy"):
+            key = row["threads"], row["decoder"]
+            lines.setdefault(key, {}).setdefault(row["T"], []).append(row)
+    for (threads, decoder), by_length in lines.items():
+        row = {"threads": threads, "decoder": decoder}
+        for T, some in by_length.items():
+            paying = [r["B"] for r in some if r["times as fast as greedy"] > 1]
+            largest = max(r["B"] for r in some)
+            row[f"T {T}"] = (
+                "never" if not paying else f"{max(paying)}{'+' * (max(paying) == largest)}"
+            )
+        rows.append(row)
+    return rows
+
+
+# ------------------------------------------------------------- the whole
+
+
+def bench_decode(
+    plan: Plan | None = None,
+    json_path: Path | None = None,
+    png_path: Path | None = None,
+    compiled: bool = False,
+) -> dict[str, list[dict]]:
+    """Measure, print tables, and write all rows to ``json_path`` and a figure to ``png_path`` if given.
+
+    compiled: also what torch.compile and CUDA graphs do, which takes a minute or more to compile.
+    Returns the tables by name. Raises MissingPackage before anything is measured if a figure is asked for
+    and matplotlib is not installed.
+    """
+    plan = plan or Plan()
+    if png_path is not None:
+        package_folder("matplotlib", "book")
+    torch.set_num_threads(max(plan.threads))
+    began, tables = time.perf_counter(), {"machine": [machine() | asdict(plan)]}
+    print("  ".join(f"{k} {v}" for k, v in tables["machine"][0].items()))
+    task, models, spent = trained(plan)
+    row = {f"{kind}, seconds": s for kind, s in spent.items()}
+    row |= {"hanzi": len(task.target) - 4, "longest document": max(map(len, task.train.x))}
+    _show(tables, "training", [row], NOTES["training"])
+    tables["decoders"] = []
+    print(f"\nDECODERS. {NOTES['decoders']}")
+    for rows in grid(models, task.test, plan):
+        tables["decoders"] += rows
+        _print(rows, CELL, head=len(tables["decoders"]) == len(rows))
+    for name, measure in (
+        ("peers", lambda: [_peer_row(B) for B in (1, 32)]),
+        ("a step", lambda: step_rows(models.ar, plan.batches, min(plan.lengths[-1], 32), plan.rounds)),
+        ("compiled", lambda: compiled_rows(models, min(plan.lengths[-1], 32), plan.rounds)),
+    ):  # fmt: skip
+        if name == "compiled" and not compiled:
+            continue
+        rows = []
+        for threads in plan.threads:
+            torch.set_num_threads(threads)
+            rows += measure()
+        _show(tables, name, rows, NOTES[name])
+    _show(tables, "pays until B", pays_until(tables["decoders"]), NOTES["pays until B"])
+    _show(tables, "goals", goals(tables["decoders"], tables["peers"]), NOTES["goals"])
+    minutes = (time.perf_counter() - began) / 60
+    print(f"\n{minutes:.1f} minutes in all")
+    tables["machine"][0]["minutes"] = minutes
+    if json_path is not None:
+        write_atomically(Path(json_path), (json.dumps(tables, indent=1) + "\n").encode())
+    if png_path is not None:
+        write_atomically(Path(png_path), picture(tables))
+    return tables
+
+
+def _peer_row(B: int) -> dict:
+    row = bench_greedy(B)
+    return {"batch": row.pop("greedy, batch"), "threads": torch.get_num_threads()} | row
+
+
+NOTES = {
+    "training": "Flagship size, on pinyin of 300 words, sentences joined to documents.",
+    "decoders": (
+        "ms: one batch of B documents of T syllables. steps: passes that wait for the one before. work: positions "
+        "that\ngo through a decoder, for each token made (greedy: 1). same: share of tokens equal to greedy's; gap: "
+        f"nats between the two\ntokens where a row first differs (below {TIE:g} it is rounding that decides). over "
+        "budget: predicted seconds of a call."
+    ),
+    "peers": (
+        "ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64 new tokens, random weights. "
+        "Prompt lookup\n(batch 1 only) guesses what followed the last two tokens earlier on. A model with random "
+        "weights soon repeats itself, so\nit accepts nearly all: how few its passes are says how much it repeats, "
+        "not what a trained one would do."
+    ),
+    "a step": (
+        "One step of greedy: measured; calling its operators with nearly nothing in them; reading as many bytes; its\n"
+        "arithmetic at the rate of a 1024 x 1024 product. Bound: the longer of the last two (5.2). While calls or reading\n"
+        "are the longest, more positions in a step are nearly free and parallel decoding pays; once arithmetic is, each\n"
+        "position that a guess wastes (work above 1) costs in full."
+    ),
+    "compiled": "Off unless asked for: the first use waits for the compiler.",
+    "pays until B": "The largest measured B at which a decoder is faster than greedy (+: the largest compared).",
+    "goals": "For one text at a time. draft and verify: times as fast as greedy, with its tokens.",
+}  # fmt: skip
+CELL = {
+    "threads": 7, "T": 5, "B": 5, "decoder": 18, "ms": 10, "tokens a second": 16, "times as fast as greedy": 24,
+    "steps": 7, "work": 7, "characters": 11, "same": 8, "gap": 8, "one pass / bare forward": 24,
+}  # fmt: skip
+
+
+def _show(tables, name, rows, note):
+    tables[name] = rows
+    print(f"\n{name.upper()}. {note}")
+    columns = {key: 0 for row in rows for key in row}
+    for key in columns:
+        columns[key] = max(len(key), *(len(_text(row.get(key))) for row in rows)) + 2
+    _print(rows, columns)
+
+
+def _print(rows, columns, head=True):
+    if head:
+        print("".join(f"{name:>{width}}" for name, width in columns.items()))
+    for row in rows:
+        line = "".join(f"{_text(row.get(name)):>{width}}" for name, width in columns.items())
+        over = row.get("over budget")
+        print(line.rstrip(" -") + f"  over budget: {over:.0f} s" if over else line, flush=True)
+
+
+def _text(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "-" if value is None else str(value)
+
+
+def picture(tables: dict[str, list[dict]]) -> bytes:
+    """A PNG: how much faster than greedy each decoder is, against B, a panel for each T; and the step of greedy
+    against what bounds it. One row of panels for each number of threads."""
+    import matplotlib.pyplot as plt
+
+    from . import plots
+
+    cells, steps = tables["decoders"], tables["a step"]
+    lengths, threads, batches = (sorted({r[k] for r in cells}) for k in ("T", "threads", "B"))
+    names = [n for n in DECODERS if n != "greedy"]
+    colours = (plots.BLUE, plots.PURPLE, plots.SKY, plots.YELLOW, plots.RED, plots.GREEN)
+    with plt.rc_context():
+        plots.use_style()
+        figure, axes = plt.subplots(
+            len(threads), len(lengths) + 1, figsize=(3 * (len(lengths) + 1), 2.9 * len(threads) + 0.6),
+            squeeze=False, sharex=True,
+        )  # fmt: skip
+        for row, n in zip(axes, threads, strict=True):
+            for ax, T in zip(row, lengths, strict=False):
+                here = [r for r in cells if r["T"] == T and r["threads"] == n]
+                for name, colour in zip(names, colours, strict=True):
+                    line = [
+                        (r["B"], r["times as fast as greedy"])
+                        for r in here
+                        if r["decoder"] == name and r.get("times as fast as greedy")
+                    ]
+                    ax.plot(*zip(*line, strict=True) if line else ((), ()), "o-", ms=4, color=colour, label=name)  # fmt: skip
+                ax.axhline(1, color=plots.GREY, lw=1, zorder=0)
+                ax.set(yscale="log", title=f"T = {T}, {_threads(n)}")
+                ax.sharey(axes[0, 0])
+            row[0].set_ylabel("times as fast as greedy")
+            ax, here = row[-1], [r for r in steps if r["threads"] == n]
+            for name, style, colour in (
+                ("step", "o-", plots.ORANGE), ("calls", ":", plots.GREY),
+                ("reading", "--", plots.BLUE), ("arithmetic", "--", plots.RED),
+            ):  # fmt: skip
+                points = [r["B"] for r in here], [r[f"{name} ms"] for r in here]
+                ax.plot(*points, style, ms=4, color=colour, label="greedy step" if name == "step" else name)  # fmt: skip
+            ax.set(yscale="log", title=f"a step of greedy, {_threads(n)}", ylabel="milliseconds")
+        for ax in axes.flat:
+            ax.set(xscale="log")
+            ax.set_xticks(batches, batches)
+            ax.minorticks_off()
+            ax.title.set_fontsize(10)
+        for ax in axes[-1]:
+            ax.set_xlabel("B, decoded together")
+        ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100)]
+        low, high = axes[0, 0].get_ylim()
+        axes[0, 0].set_yticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])  # fmt: skip
+        axes[0, 0].set_ylim(low, high)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False)
+        handles, labels = axes[0, -1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False)
+        return plots.show(figure, "Speed of decoders against batch size, and why.").png
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' * (n > 1)}"
