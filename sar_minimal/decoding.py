@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .models import Autoregressive, DualStreamSAR
+from .models import Autoregressive, DualStreamSAR, EncoderDecoderAR
 from .ngram import NGram
 from .shift import PAD, UNKNOWN, check_lengths, check_tokens, check_whole
 
@@ -24,22 +24,34 @@ from .shift import PAD, UNKNOWN, check_lengths, check_tokens, check_whole
 @dataclass(frozen=True)
 class Decoded:
     """tokens: (B, T) ids, PAD after the end. log_probs: (B, T) nats, 0 after the end, each
-    token's under the model (at temperature 1). lengths: (B,). steps: sequential forward passes."""
+    token's under the model (at temperature 1). lengths: (B,). steps: sequential forward passes.
+    reads: passes over x before the first of them (an encoder's). calls: forward passes in all."""
 
     tokens: Tensor
     log_probs: Tensor
     lengths: Tensor
     steps: int
+    reads: int = 0
+
+    @property
+    def calls(self) -> int:
+        return self.steps + self.reads
 
 
 @torch.inference_mode()
-def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new=None) -> Decoded:
     """Algorithm 1's last line: the most probable token at every position, each on its own.
 
     x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out.
+    new: as many as x has, or None, which is the same; other lengths are for the models of ``lengths.py``.
     Raises TypeError or ValueError on wrong input, or a model that needs its own output.
     """
     log_q, own, past_end = _given_x(model, x, lengths)
+    if new is not None and bool(((asked := check_new(new, own)) != own).any()):
+        raise ValueError(
+            f"new: one_pass makes one token for each of x, expected {own.tolist()[:4]} or None, got "
+            f"{asked.tolist()[:4]}; for other lengths predict T (LengthSAR) or say blanks (CTCSAR)"
+        )
     log_probs, tokens = log_q.max(-1)  # (B, T) each
     return Decoded(tokens.masked_fill(past_end, PAD), log_probs.masked_fill(past_end, 0.0), own, 1)
 
@@ -155,7 +167,7 @@ def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
             if bool((stop <= t + 1).all()):
                 break
     steps = len(tokens) - 1
-    return _cut(torch.cat(tokens, 1), torch.cat(log_probs, 1), before, stop, steps)
+    return _cut(model, torch.cat(tokens, 1), torch.cat(log_probs, 1), before, stop, steps)
 
 
 @torch.inference_mode()
@@ -208,7 +220,7 @@ def beam(
         state.reorder(parent)
         logits = model.step(chosen[:, None], state)[:, -1]
     top = score.view(B, K).argmax(1) + torch.arange(B, device=x.device) * K
-    return _cut(tokens[top], log_probs[top], before[top], stop[top], steps)
+    return _cut(model, tokens[top], log_probs[top], before[top], stop[top], steps)
 
 
 @torch.inference_mode()
@@ -238,14 +250,12 @@ def _check(model, x):
     check_tokens(x, "x")
 
 
-def _begin(model, x, lengths, new, end_id):
-    """Check what a caller gave; start the model. Returns the state, the prompt, and for each row where
-    its prompt ends and where its new tokens do, (B,) each."""
-    _check(model, x)
-    own = check_lengths(lengths, x)
-    if new is None:
-        new = own
-    elif isinstance(new, int) and not isinstance(new, bool):
+def check_new(new, own: Tensor, name: str = "new", most: int | None = None) -> Tensor:
+    """How many tokens to make in each row, (B,), on the device of its own lengths (B,), from an int or (B,).
+
+    Raises TypeError or ValueError unless it is that, each at least 1 and at most ``most``.
+    """
+    if isinstance(new, int) and not isinstance(new, bool):
         new = torch.full_like(own, new)
     elif (
         not isinstance(new, Tensor)
@@ -253,19 +263,30 @@ def _begin(model, x, lengths, new, end_id):
         or new.shape != own.shape
     ):
         raise TypeError(
-            f"new: expected an int or one integer per row, shape {tuple(own.shape)}, got {new!r}"
+            f"{name}: expected an int or one integer per row, shape {tuple(own.shape)}, got {new!r}"
         )
     if int(new.min()) < 1:
-        raise ValueError(f"new: expected at least 1 token to make, got {int(new.min())}")
+        raise ValueError(f"{name}: expected at least 1 token to make, got {int(new.min())}")
+    if most is not None and int(new.max()) > most:
+        raise ValueError(f"{name}: the model's max_length is {most}, got {int(new.max())} tokens")
+    return new.to(own.device)
+
+
+def _begin(model, x, lengths, new, end_id):
+    """Check what a caller gave; start the model. Returns the state, the prompt, and for each row where
+    its prompt ends and where its new tokens do, (B,) each."""
+    _check(model, x)
+    own = check_lengths(lengths, x)
+    new = own if new is None else check_new(new, own)
     if end_id is not None and not 0 <= end_id < model.config.target_vocab:
         raise ValueError(
             f"end_id: expected an id in 0..{model.config.target_vocab - 1}, got {end_id!r}"
         )
     state, prompt, before = model.start(x, own, int(new.max()))
-    return state, prompt, before, before + new.to(x.device)
+    return state, prompt, before, before + new
 
 
-def _cut(tokens, log_probs, before, stop, steps) -> Decoded:
+def _cut(model, tokens, log_probs, before, stop, steps) -> Decoded:
     """Keep each row's own new tokens, from its prompt's end to its stop, PAD after."""
     lengths = stop - before
     at = torch.arange(int(lengths.max()), device=tokens.device)  # (T,)
@@ -276,4 +297,5 @@ def _cut(tokens, log_probs, before, stop, steps) -> Decoded:
         log_probs.gather(1, place).masked_fill(past_end, 0.0),
         lengths,
         steps,
+        reads=int(isinstance(model, EncoderDecoderAR)),
     )

@@ -35,31 +35,39 @@ from .shift import PAD, check_lengths, check_range, check_tokens, check_whole
 
 @torch.inference_mode()
 def jacobi(
-    model: Autoregressive, x: Tensor, lengths=None, new=None, end_id: int | None = None
+    model: Autoregressive,
+    x: Tensor,
+    lengths=None,
+    new=None,
+    end_id: int | None = None,
+    window: int = 16,
 ) -> Decoded:
     """``greedy`` as a fixed point: guess all tokens, replace each by the most probable one given the
     guesses before it, until none changes (Song 2021; Santilli 2023).
 
     Arguments, errors and tokens are those of ``greedy``. steps: passes, at most as many as its, since
-    each pass fixes the first token that was open. Fewer when several hold at once.
+    each pass fixes the first token that was open. Fewer when several hold at once. window: a pass looks at
+    so many open positions at most; guesses far ahead rest on guesses, seldom hold, and cost as much as others.
     """
+    check_whole("window", window)
     state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
     tokens, log_probs, at = _room(prompt, before, stop)
     longest, done, read, steps = len(at), before, 0, 0
     while (first := int(done.min())) < longest:
+        last = min(first + window, longest)
         state.cache.used = read  # what lies behind was a guess
-        logits = model.step(tokens[:, read : longest - 1], state)[:, first - 1 - read :]
+        logits = model.step(tokens[:, read : last - 1], state)[:, first - 1 - read :]
         steps += 1
-        value, best = logits.log_softmax(-1).max(-1)  # (B, longest - first) each
-        guess, given = tokens[:, first:], at[first:] < before[:, None]
+        value, best = logits.log_softmax(-1).max(-1)  # (B, last - first) each
+        guess, given = tokens[:, first:last], at[first:last] < before[:, None]
         best = torch.where(given, guess, best)
         holds = (guess == best).cumprod(1).sum(1)  # (B,): how many before the first that changed
-        tokens[:, first:], log_probs[:, first:] = best, value
+        tokens[:, first:last], log_probs[:, first:last] = best, value
         # The first that changed had a right past all the same, so what it changed to is right.
-        done = torch.maximum(done, first + holds + 1)
+        done = torch.maximum(done, (first + holds + 1).clamp(max=last))
         done, stop = _settle(tokens, before, stop, done, end_id)
         read = int(done.min()) - 1
-    return _cut(tokens, log_probs, before, stop, steps)
+    return _cut(model, tokens, log_probs, before, stop, steps)
 
 
 def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +96,7 @@ def draft_and_verify(
     end_id: int | None = None,
     temperature: float | None = None,
     generator: torch.Generator | None = None,
+    window: int = 16,
 ) -> Decoded:
     """Speculative decoding: ``draft`` guesses cheaply, ``model`` checks (Stern 2018; Leviathan 2023).
 
@@ -99,10 +108,12 @@ def draft_and_verify(
     draws them at random it returns a pair, with the probabilities (B, k, V) that each was drawn from.
     temperature: None makes the tokens of ``greedy``; else they are drawn from the distribution that
     ``sample`` draws from at this temperature, whatever the draft. The other arguments: as ``greedy``.
+    window: as for ``jacobi``.
     steps: passes of ``model``, at most as many as greedy's, plus the draft's, 1 for each time it was
     asked (what a function does inside is not seen).
     Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
     """
+    check_whole("window", window)
     state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
@@ -117,9 +128,9 @@ def draft_and_verify(
             guess, q = ask(seen, own)
             # Behind the last guess comes one token more: its past is checked in the same pass.
             reach = int(done.masked_fill(done == longest, 0).max()) + guess.shape[1] + 1
-            last = longest if stands else min(reach, longest)
             tokens, q = _place(guess, q, tokens, at, done)
             steps += 1
+        last = min(first + window, longest) if stands else min(first + window, reach, longest)
         state.cache.used = read  # what lies behind was a guess, or comes again
         logits = model.step(tokens[:, read : last - 1], state)[:, first - 1 - read :]
         steps += 1
@@ -132,7 +143,7 @@ def draft_and_verify(
         done = torch.maximum(done, (first + holds + 1).clamp(max=last))
         done, stop = _settle(tokens, before, stop, done, end_id)
         read = int(done.min()) - 1
-    return _cut(tokens, log_probs, before, stop, steps)
+    return _cut(model, tokens, log_probs, before, stop, steps)
 
 
 @torch.inference_mode()

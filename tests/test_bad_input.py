@@ -14,6 +14,7 @@ from laws import TINY, build, ctrl_c, run, tokens
 
 from sar_minimal import training
 from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
+from sar_minimal.lengths import collapse, ctc_pass, length_pass, uniform_copy
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.models import (
     Config,
@@ -32,8 +33,9 @@ from sar_minimal.shift import (
     shift_right,
     shifted_targets,
 )
-from sar_minimal.tasks import Batch, Split, load_task
+from sar_minimal.tasks import Batch, Split, load_task, make_batch
 from sar_minimal.training import Recipe, evaluate, load_run, loss_of, make_model, train
+from sar_minimal.transition import transition_pass
 
 X = tokens(2, 5)
 
@@ -89,6 +91,8 @@ READERS = {
     "MaskedModel-x": ("x", lambda x: build("masked")(x, X)),
     "MaskedModel-y": ("y", lambda y: build("masked", V=10)(X, y)),
     "mask_predict": ("x", lambda x: mask_predict(build("masked"), x)),
+    "TransitionSAR": ("x", build("transition")),
+    "transition_pass": ("x", lambda x: transition_pass(build("transition"), x)),
     "log_likelihood-x": ("x", lambda x: log_likelihood(build("lm"), x, X)),
     "log_likelihood-y": ("y", lambda y: log_likelihood(build("lm"), X, y)),
 }
@@ -161,6 +165,7 @@ def test_lengths(lengths, error, message):
     refuses(error, message, ignore_padding, X, lengths)
     refuses(error, message, build("masked"), X, X, lengths)
     refuses(error, message, mask_predict, build("masked"), X, lengths)
+    refuses(error, message, transition_pass, build("transition"), X, lengths)
     for name in ("sar-full-2-vocabulary", "sar-causal-2-vocabulary"):
         refuses(error, message, build(name), X, lengths)
         refuses(error, message, one_pass, build(name), X, lengths)
@@ -210,7 +215,7 @@ def test_lengths_of_x_and_y_are_equal_in_algorithm_1():
 
 
 @pytest.mark.parametrize(
-    "field", ("target_vocab", "width", "layers", "heads", "hidden", "max_length")
+    "field", ("target_vocab", "width", "layers", "heads", "hidden", "max_length", "candidates")
 )
 def test_sizes(field):
     for wrong in (0, -1, 2.0, "8", True, None):
@@ -303,6 +308,14 @@ def test_temperature_top_k_and_width():
         refuses(ValueError, "^width: expected a whole number >= 1", beam, model, X, width=wrong)
 
 
+@pytest.mark.parametrize("wrong", (0, -1, 2.0, True, None))
+def test_window(wrong):
+    message = f"^window: expected a whole number >= 1, got {wrong!r}"
+    refuses(ValueError, message, jacobi, build("ar"), X, window=wrong)
+    draft = build("sar-full-2-vocabulary")
+    refuses(ValueError, message, draft_and_verify, build("ar"), X, draft, window=wrong)
+
+
 def test_mask_predict():
     masked = build("masked")
     for wrong in (0, -1, 2.0, True, None):
@@ -316,7 +329,10 @@ def test_mask_predict():
 def test_draft():
     model, sar = build("ar"), build("sar-full-2-vocabulary")
     for wrong in (build("lm"), build("masked"), model, None, "sar"):
-        message = "^draft: expected a DualStreamSAR, a ShiftedLM or a function .*, got " + type(wrong).__name__
+        message = (
+            "^draft: expected a DualStreamSAR, a ShiftedLM or a function .*, got "
+            + type(wrong).__name__
+        )
         refuses(TypeError, message, draft_and_verify, model, X, wrong)
     refuses(TypeError, "^draft: .*DecoderLM has no source", draft_and_verify, build("lm"), X, sar)
     larger, copies = build("sar-full-2-vocabulary", V=13), build("sar-full-2-copy")
@@ -565,3 +581,98 @@ def test_full_disk(saved, monkeypatch, full_at, write):
     assert error.value.errno == errno.ENOSPC
     assert re.search(r"\.safetensors|\.json", str(error.value)), "the message names no file"
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+# ---------------------------------------------------------------- y of another length
+
+REPAIRS = r"predict T \(LengthSAR\) or say blanks \(CTCSAR\)"
+
+
+def test_another_length_names_both_repairs():
+    """Algorithm 1 makes one token for each of x; who asks for more or fewer is told what can."""
+    sar, batch = build("sar-full-2-vocabulary"), make_batch([[4, 5]], [[4, 5, 6]])
+    refuses(ValueError, rf"y: Algorithm 1 .* \[2\] and \[3\].*{REPAIRS}", loss_of, sar, batch)
+    for new in (6, torch.tensor([5, 4])):
+        message = rf"new: one_pass makes one .* expected \[5, 5\] or None, got \[., .\].*{REPAIRS}"
+        refuses(ValueError, message, one_pass, sar, X, new=new)
+    for asked in (5, FULL):
+        assert torch.equal(one_pass(sar, X, new=asked).tokens, one_pass(sar, X).tokens)
+    numerals = load_task("numerals", digits=2, sizes=(20, 5, 5))
+    refuses(
+        ValueError, REPAIRS, evaluate, make_model("sar", numerals, width=8, heads=2), numerals.test
+    )
+
+
+def test_lengths_refuse_another_model():
+    for decode, name in ((length_pass, "LengthSAR"), (ctc_pass, "CTCSAR")):
+        refuses(
+            TypeError, f"model: expected a {name}, got EncoderDecoderAR", decode, build("ar"), X
+        )
+
+
+@pytest.mark.parametrize("bad, error, message", BAD_TOKENS)
+def test_lengths_refuse_bad_tokens(bad, error, message):
+    refuses(error, "x: " + message, length_pass, build("length"), bad)
+    refuses(error, "x: " + message, ctc_pass, build("ctc"), bad)
+    refuses(error, "x: " + message, uniform_copy, bad, None, FULL)
+    refuses(error, "way: " + message, collapse, bad, 3)
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"beam": 0}, ValueError, "beam: expected a whole number >= 1, got 0"),
+        ({"beam": 2.0}, ValueError, "beam: expected a whole number >= 1, got 2.0"),
+        ({"beam": 2, "new": 3}, ValueError, "beam: expected 1 when new is given, got 2"),
+        ({"new": 0}, ValueError, "new: expected at least 1 token to make, got 0"),
+        ({"new": 33}, ValueError, "new: the model's max_length is 32, got 33 tokens"),
+        (
+            {"new": FULL[:1]},
+            TypeError,
+            r"new: expected an int or one integer per row, shape \(2,\)",
+        ),
+        ({"new": True}, TypeError, "new: expected an int or one integer per row"),
+        (
+            {"lengths": torch.tensor([6, 1])},
+            ValueError,
+            r"lengths: expected values in 1..5, got \[6, 1\]",
+        ),
+    ],
+)
+def test_length_pass_refuses(options, error, message):
+    refuses(error, message, length_pass, build("length"), X, **options)
+
+
+def test_what_does_not_fit_is_refused():
+    """y longer than the model can make, an x too long for it, and ids outside of a vocabulary."""
+    length, ctc = (build(name, upsample=1, max_length=4) for name in ("length", "ctc"))
+    refuses(
+        ValueError,
+        "T: the model's max_length is 4, got 5",
+        loss_of,
+        length,
+        make_batch([[4]], [[5] * 5]),
+    )
+    message = (
+        r"y: expected at most upsample \* S = 1 \* 2 places in row 1, got 2 tokens and 1 blanks"
+    )
+    refuses(ValueError, message, loss_of, ctc, make_batch([[4], [4, 4]], [[5], [5, 5]]))
+    assert loss_of(ctc, make_batch([[4, 4, 4]], [[5, 5]])).isfinite()
+    for model in (length, ctc):
+        refuses(
+            ValueError,
+            "x: the model's max_length is 4, got 5 tokens",
+            model,
+            X,
+            *[FULL][: model is length],
+        )
+        refuses(
+            ValueError, "expected ids in 0..10.*got 11", loss_of, model, make_batch([[4]], [[11]])
+        )
+        refuses(
+            ValueError,
+            "x: expected ids in 0..11, got 12",
+            loss_of,
+            model,
+            make_batch([[12]], [[4]]),
+        )

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from laws import build, every_sequence, tokens
 
-from sar_minimal.decoding import greedy, one_pass
+from sar_minimal.decoding import beam, greedy, one_pass
 from sar_minimal.models import Config, MaskedModel, load, save
-from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, mask_predict
+from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
 from sar_minimal.shift import PAD, START
 from sar_minimal.tasks import Batch
 from sar_minimal.training import loss_of
@@ -214,3 +214,44 @@ def test_iterations_repair_what_one_pass_mixes():
     mixed, made = (mask_predict(model, x[:1], iterations=i).tokens[0].tolist() for i in (1, 2))
     assert mixed == [4, 5] and mixed not in ys
     assert made in ys[8:]
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def test_calls_are_the_passes_of_all_networks():
+    """Counted at the first block of each stack that runs: encoder, decoder, Algorithm 1, masked model."""
+    ar, lm, sar = build("ar"), build("lm"), build("sar-full-2-vocabulary")
+    masked, shifted = build("masked"), build("shifted")
+    first = [ar.encoder[0], ar.layers[0], lm.layers[0], sar.streams[0][0]]
+    first += [masked.streams.streams[0][0], shifted.streams.streams[0][0]]
+    ran = []
+    for block in first:
+        block.register_forward_pre_hook(lambda *_: ran.append(1))
+    for decode, reads in (
+        (lambda: one_pass(sar, X), 0),
+        (lambda: greedy(ar, X), 1),
+        (lambda: greedy(lm, X), 0),
+        (lambda: beam(ar, X), 1),
+        (lambda: jacobi(ar, X, window=3), 1),
+        (lambda: jacobi(lm, X), 0),
+        (lambda: draft_and_verify(ar, X, sar), 1),
+        (lambda: draft_and_verify(lm, X, shifted), 0),
+        (lambda: mask_predict(masked, X, iterations=3), 0),
+        (lambda: look_ahead(shifted, X), 0),
+    ):
+        ran.clear()
+        found = decode()
+        assert found.reads == reads and found.calls == found.steps + reads == len(ran)
+
+
+@pytest.mark.parametrize("window", (1, 2, 3, 5, 16))
+def test_a_window_bounds_what_a_pass_reads_and_changes_no_token(window):
+    model, passes = chain()
+    found = jacobi(model, X, new=12, window=window)
+    assert torch.equal(found.tokens, greedy(model, X, new=12).tokens)
+    assert all(n <= window for _, n in passes[: found.steps])
+    model, passes = fixed(one_pass(build("sar-full-2-vocabulary"), X).tokens)
+    found = draft_and_verify(model, X, build("sar-full-2-vocabulary"), window=window)
+    assert torch.equal(found.tokens, one_pass(build("sar-full-2-vocabulary"), X).tokens)
+    assert found.steps == 1 + -(-6 // window) and all(n <= window for _, n in passes)
