@@ -21,6 +21,7 @@ from .files import write_atomically
 from .models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR, Model
 from .tasks import SPECIALS, Batch, Split, Task, accuracy, batches, language_of, load_task
 from .theory import HomophoneLanguage
+from .transition import TransitionSAR, transition_loss
 
 FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # of `sar demo`, with mask="full"
 
@@ -232,10 +233,12 @@ def above_bound(
     model: Model, language: HomophoneLanguage, length: int, samples: int = 20_000
 ) -> dict:
     """The model's expected loss on sequences of the language, and the bound of what it may read, in nats
-    per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when it reads y.
+    per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when it says y as a
+    whole, token after token or as a chain.
 
-    ``Algorithm 1`` is scored exactly, over all x. For ``EncoderDecoderAR`` the excess over the bound is the
-    mean of log p(y | x) - log q(y | x) over ``samples`` drawn pairs, and ``error`` its standard error.
+    ``Algorithm 1`` is scored exactly, over all x. For ``EncoderDecoderAR`` and ``TransitionSAR`` (with all
+    tokens as candidates) the excess over the bound is the mean of log p(y | x) - log q(y | x) over ``samples``
+    drawn pairs, and ``error`` its standard error.
     """
     bounds, first, device = language.bounds(length), len(SPECIALS), next(model.parameters()).device
     with torch.inference_mode():
@@ -248,7 +251,13 @@ def above_bound(
         else:
             x, y = language.sample(samples, length, torch.Generator().manual_seed(0))
             given = (x + first).to(device), (y + first).to(device)
-            log_q = log_likelihood(model, *given).cpu().double().sum(1)
+            if isinstance(model, TransitionSAR):
+                n = torch.full((samples,), length, device=device)
+                batch = Batch(given[0], n, given[1], n)
+                log_q = -transition_loss(model, batch, "none", model.config.target_vocab)
+            else:
+                log_q = log_likelihood(model, *given)
+            log_q = log_q.cpu().double().sum(1)
             apart = (language.log_prob(y) - language.log_prob_source(x) - log_q) / length
             bound, excess = bounds.joint, float(apart.mean())
             error = float(apart.std()) / samples**0.5

@@ -13,12 +13,14 @@ EXAMPLES = """examples:
   sar train pinyin --model sar --mask full --out runs/sar
   sar train pinyin --model ar --out runs/ar --resume  go on after Ctrl-C
   sar train sort --model sar --out runs/sort --steps 500
+  sar train numerals --model length --out runs/num    y is longer than x: 205 is 二百零五
   sar train pinyin --corpus file:my_text.txt --model sar --out runs/mine
   sar decode runs/sar "wo ai bei jing"
   sar decode runs/ar --beam 4 < sentences.txt         one sentence a line
   sar claims C08 C10                                  what was claimed, measured and found
   sar bench --json bench.json                         speed beside other libraries
   sar bench decode --quick --png decode.png           decoders with fewer steps, in minutes
+  sar bench pinyin --quick --json pinyin.json         counting, networks and both on pinyin
 """
 
 
@@ -36,14 +38,15 @@ def parser() -> argparse.ArgumentParser:
         help="train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from",
     )
     train.add_argument(
-        "task", metavar="TASK", help="copy, reverse, sort, homophone, coherence or pinyin"
+        "task", metavar="TASK", help="copy, reverse, sort, homophone, coherence, numerals or pinyin"
     )
     train.add_argument(
         "--model",
         required=True,
-        choices=("sar", "ar", "lm", "masked", "shifted"),
-        help="Algorithm 1, encoder-decoder, a language model of y, a masked model (mask-predict), or a language "
-        "model told the shift",
+        choices=("sar", "ar", "lm", "masked", "shifted", "length", "ctc", "transition"),
+        help="Algorithm 1, encoder-decoder, a language model of y, a masked model (mask-predict), a language "
+        "model told the shift, Algorithm 1 for a y of another length: predicted, or with blanks; or with a chain "
+        "of learned transitions",
     )
     train.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="the folder of the run"
@@ -61,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
         ("heads", int, "H"),
         ("dropout", float, "0 to 1"),
         ("shifts", int, "K, the largest shift of --model shifted"),
+        ("upsample", int, "u, the places of --model ctc for each token of x"),
+        ("rank", int, "of the matrix of --model transition"),
+        ("candidates", int, "k, the tokens that --model transition considers at a position"),
     ):
         train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
     for name, kind, text in (
@@ -77,7 +83,10 @@ def parser() -> argparse.ArgumentParser:
         "text", nargs="*", help="the sentence; standard input, one a line, if there is none"
     )
     decode.add_argument(
-        "--beam", type=int, metavar="K", help="keep the K best prefixes (autoregressive models)"
+        "--beam",
+        type=int,
+        metavar="K",
+        help="keep the K best prefixes (autoregressive models), or try the K likeliest lengths (length)",
     )
     decode.add_argument(
         "--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)"
@@ -101,15 +110,23 @@ def parser() -> argparse.ArgumentParser:
         "what",
         nargs="?",
         default="speed",
-        choices=("speed", "decode", "theory"),
-        help="speed and memory (default); decoders with fewer steps; trained models against exact bounds",
+        choices=("speed", "decode", "theory", "pinyin"),
+        help="speed and memory (default); decoders with fewer steps; trained models against exact bounds; pinyin to "
+        "hanzi by counting, by networks and by both",
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     bench.add_argument(
         "--threads", type=int, metavar="N", help="threads of torch (2; decode: once 1, once 2)"
     )
     bench.add_argument("--png", type=Path, metavar="FILE", help="decode: draw a figure there")
-    bench.add_argument("--quick", action="store_true", help="decode: a small grid, in minutes")
+    bench.add_argument(
+        "--quick", action="store_true", help="decode, pinyin: a small measurement, in minutes"
+    )
+    bench.add_argument(
+        "--corpus",
+        nargs="+",
+        help="pinyin: of words, news (and hsk with it) and file:PATH; default: words, and news if installed",
+    )
     bench.add_argument(
         "--compile", action="store_true", help="decode: also torch.compile, and CUDA graphs"
     )
@@ -200,7 +217,14 @@ class Converter:
 
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new
-        if beam is not None and type(model).__name__ in ("DualStreamSAR", "MaskedModel", "ShiftedLM"):
+        self.characters = self.task in ("pinyin", "numerals")  # written without spaces
+        if beam is not None and type(model).__name__ in (
+            "DualStreamSAR",
+            "MaskedModel",
+            "ShiftedLM",
+            "CTCSAR",
+            "TransitionSAR",
+        ):
             raise ValueError(
                 f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
             )
@@ -231,7 +255,7 @@ class Converter:
         language_model = type(self.model).__name__ in ("DecoderLM", "ShiftedLM")
         if self.task == "pinyin" and not language_model:
             return parse_pinyin(text, self.source)
-        tokens = list("".join(text.split())) if self.task == "pinyin" else text.split()
+        tokens = list("".join(text.split())) if self.characters else text.split()
         if not tokens:
             raise ValueError("text: expected at least one token, got an empty line")
         if language_model:  # as in training, where every sequence begins with <s>
@@ -239,11 +263,16 @@ class Converter:
         return self.source.encode(tokens)
 
     def write(self, ids: list[int]) -> str:
-        return ("" if self.task == "pinyin" else " ").join(self.target.decode(ids))
+        from .shift import END
+
+        if self.task == "numerals":
+            ids = [i for i in ids if i != END]
+        return ("" if self.characters else " ").join(self.target.decode(ids))
 
     def decode(self, x):
         """x: (1, S). The decoder that fits the model."""
         from .decoding import beam, greedy, one_pass
+        from .shift import END
 
         kind = type(self.model).__name__
         if kind == "DualStreamSAR":
@@ -256,12 +285,26 @@ class Converter:
             from .parallel import look_ahead
 
             return look_ahead(self.model, x)
-        new = self.new if kind == "DecoderLM" else None
-        return (
-            greedy(self.model, x, new=new)
-            if self.beam is None
-            else beam(self.model, x, new=new, width=self.beam)
-        )
+        if kind == "TransitionSAR":
+            from .transition import transition_pass
+
+            return transition_pass(self.model, x)
+        if kind == "LengthSAR":
+            from .lengths import length_pass
+
+            return length_pass(self.model, x, beam=1 if self.beam is None else self.beam)
+        if kind == "CTCSAR":
+            from .lengths import ctc_pass
+
+            return ctc_pass(self.model, x)
+        ends = self.task == "numerals"  # y has an end token, at most 2 S tokens away
+        options = {
+            "new": self.new if kind == "DecoderLM" else 2 * x.shape[1] if ends else None,
+            "end_id": END if ends else None,
+        }
+        if self.beam is None:
+            return greedy(self.model, x, **options)
+        return beam(self.model, x, **options, width=self.beam)
 
 
 def _claims(ids, markdown, json) -> int:
@@ -276,7 +319,9 @@ def _claims(ids, markdown, json) -> int:
     return 0
 
 
-def _bench(what, json, threads, png, quick, compile) -> int:
+def _bench(what, json, threads, png, quick, compile, corpus) -> int:
+    if corpus is not None and what != "pinyin":
+        raise ValueError(f"--corpus: expected with `sar bench pinyin`, got it with {what}")
     if what == "decode":
         from dataclasses import replace
 
@@ -287,9 +332,19 @@ def _bench(what, json, threads, png, quick, compile) -> int:
             plan = replace(plan, threads=(threads,))
         bench_decode(plan, json, png, compile)
         return 0
-    for name, given in (("png", png), ("quick", quick), ("compile", compile)):
+    for name, given in (("png", png), ("quick", quick and what != "pinyin"), ("compile", compile)):
         if given:
             raise ValueError(f"--{name}: expected with `sar bench decode`, got it with {what}")
+    if what == "pinyin":
+        import torch
+
+        from . import bench_pinyin
+
+        torch.set_num_threads(2 if threads is None else threads)
+        bench_pinyin.bench_pinyin(
+            bench_pinyin.QUICK if quick else bench_pinyin.Plan(), json, corpus
+        )
+        return 0
     from .bench import bench
 
     bench(what, json, 2 if threads is None else threads)

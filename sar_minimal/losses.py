@@ -59,8 +59,7 @@ def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "m
 
 
 def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: str) -> Tensor:
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    _check_reduction(reduction)
     check_tokens(tokens)
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
@@ -88,3 +87,20 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
         logits.reshape(-1, V), targets.reshape(-1), ignore_index=IGNORE, reduction=reduction
     )
     return loss.view(targets.shape) if reduction == "none" else loss
+
+
+def _check_reduction(reduction):
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def reduced(each: Tensor, y: Tensor, reduction: str) -> Tensor:
+    """Losses in nats that are not those of a softmax at each position, reduced as the others are.
+
+    each: (B, T), 0 where y (B, T) is IGNORE. reduction: "mean" per token of y, "sum" or "none".
+    Raises ValueError on another.
+    """
+    _check_reduction(reduction)
+    if reduction == "none":
+        return each
+    return each.sum() / (y != IGNORE).sum() if reduction == "mean" else each.sum()

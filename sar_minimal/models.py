@@ -8,6 +8,9 @@ model                  what it computes                                       do
 ``DecoderLM``          p(x_t | x_<t), no source at all                        section 2
 ``MaskedModel``        p(y_t | x, the part of y that is shown)                (Ghazvininejad 2019)
 ``ShiftedLM``          p(x_{t+k} | x_<=t), told the shift k                   section 1.3, SLM
+``LengthSAR``          p(T | x) p(y | x, T), in ``lengths.py``                (Gu 2018)
+``CTCSAR``             p(y | x), y of any length, in ``lengths.py``           (Libovicky 2018)
+``TransitionSAR``      p(y | x) as a chain, in ``transition.py``              (Sun 2019)
 =====================  =====================================================  ==================
 
 Blocks are pre-norm (x + f(norm(x)), Xiong 2020) where Vaswani 2017 is post-norm, positions are
@@ -46,6 +49,7 @@ class Config:
     width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
     feed-forward layer, in multiples of D. max_length: the longest sequence it may see.
     mask, streams, completion: Algorithm 1's open choices, see ``DualStreamSAR``. shifts: K of ``ShiftedLM``.
+    upsample: u, how many places ``CTCSAR`` has for each token of x. rank, candidates: see ``TransitionSAR``.
     """
 
     target_vocab: int
@@ -60,11 +64,15 @@ class Config:
     streams: int = 2
     completion: str = "vocabulary"
     shifts: int = 1
+    upsample: int = 3
+    rank: int = 32
+    candidates: int = 64
 
     def __post_init__(self):
-        sizes = ("target_vocab", "width", "layers", "heads", "hidden", "max_length", "shifts")
-        for name in sizes:
+        sizes = ("target_vocab", "width", "layers", "heads", "hidden", "max_length")
+        for name in (*sizes, "shifts", "upsample", "candidates"):
             check_whole(name, getattr(self, name))
+        check_whole("rank", self.rank, least=0)
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width: expected a multiple of 2 * heads = {2 * self.heads} (rotary positions turn pairs), "
@@ -472,6 +480,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
+
+    from . import lengths, transition  # noqa: F401 (their models go to MODELS)
 
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):

@@ -4,16 +4,19 @@
 
     y* = argmax_y  prod_t p(y_t | y_{t-n+1..t-1}) p(x_t | y_t) * p(</s> | y_{T-n+2..T})
 
-``WordLattice`` needs no corpus, only a dictionary: the best way to cut x into words. Both are searched
-exactly (Viterbi), so an error of theirs is an error of the model, never of the search (section 5).
+``WordLattice`` (``lexicon.Lexicon``) needs no corpus, only a dictionary: the best way to cut x into words. Both
+are searched exactly (Viterbi), so an error of theirs is an error of the model, never of the search (section 5).
+``WordNGram`` joins the two, by a beam.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .shift import END, START, UNKNOWN
+from .lexicon import Lattice, Lexicon
+from .shift import END, START, UNKNOWN, check_whole
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,35 @@ class KneserNey:
             p = _look_up(level.contexts, level.left_over, h, 1.0) * p
             p = p + _look_up(level.grams, level.direct, h * self.base + token, 0.0)
         return p
+
+    @functools.cached_property
+    def _tables(self) -> tuple:
+        """Log probabilities in dicts, for a search that asks for one at a time: see ``log_p``."""
+        seen, left_over = [{}, {}, {}], [{}, {}, {}]
+        for n, level in enumerate(self.levels):
+            p = self.prob(level.grams // self.base, level.grams % self.base, n + 1)
+            seen[n] = dict(zip(level.grams.tolist(), np.log(p).tolist(), strict=True))
+            left = np.log(level.left_over).tolist()
+            left_over[n] = dict(zip(level.contexts.tolist(), left, strict=True))
+        every = np.log(self.prob(np.array(0), np.arange(self.base), 1)).tolist()
+        return every, seen[1], left_over[1], seen[2], left_over[2]
+
+    def log_p(self, u: int, v: int, tokens: Iterable[int]) -> list[float]:
+        """log p(w | u, v) in nats of each w in ``tokens``, as ``prob`` has it: quick for a search in Python.
+
+        Of u and v only what the order reaches is looked at. Nothing is checked.
+        """
+        single, pairs, pair_left, triples, triple_left = self._tables
+        h, found = u * self.base + v, []
+        left_2, left_3 = pair_left.get(v, 0.0), triple_left.get(h, 0.0)
+        seen = h in triple_left
+        for w in tokens:
+            p = triples.get(h * self.base + w) if seen else None
+            if p is None:
+                p = pairs.get(v * self.base + w)
+                p = left_3 + (left_2 + single[w] if p is None else p)
+            found.append(p)
+        return found
 
     def log_prob(self, ys: Sequence[Sequence[int]]) -> np.ndarray:
         """log p(y </s>) of each sentence, in nats: (N,). Ids outside the vocabulary raise ValueError."""
@@ -260,83 +292,105 @@ class NGram:
         return path[:0:-1]
 
 
-class WordLattice:
-    """Cut a sentence of syllables into dictionary words: the most probable cut, by Viterbi.
+WordLattice = Lexicon  # as a decoder: what the other rows of a table are compared with
 
-    words: token ids of each word; readings: syllable ids, one a token; log_probs: (W,) log weight of each,
-    in nats. Of words with one reading the heaviest is used. On the ``words`` corpus with
-    log_probs = log((1 - stop) q(w)) this is the exact maximum a posteriori segmentation.
-    Where no words fit, a syllable is read alone: as the token that has it most often inside words, or
-    UNKNOWN when none has; each such step costs ``RESCUE`` nats, so it is only taken when nothing else goes.
-    Raises ValueError when there is no word, or words, readings and log_probs do not match.
+
+class WordNGram:
+    """A dictionary and a language model together: the hanzi of the best path of words, by beam search.
+
+    For a text y and a segmentation s of it into words of the lexicon, in nats, ::
+
+        score(y, s | x)  =  weight * log p(y </s>)  +  sum_{w in s} log((1 - rho) q(w))
+
+    with p the n-gram's language model and the second term the lexicon's weights. Word n-grams are how pinyin is
+    converted in practice (libpinyin and libime score with a bigram of words); here the words have frequencies
+    only, and the context is that of the hanzi. Weight 0 is the lexicon alone.
+
+    The search goes over x once. Hypotheses that stand behind the same syllable with the same last two hanzi have
+    the same future, and become one node of a ``Lattice``. At each place the ``width`` best nodes are kept (None:
+    all, and the search is exact). lexicon, ngram: of one task. Raises TypeError on other objects, ValueError on
+    a weight that is negative or not finite, a width < 1, or a lexicon with tokens that ngram does not know.
     """
 
-    RESCUE = 1e4
-
-    def __init__(
-        self,
-        words: Sequence[Sequence[int]],
-        readings: Sequence[Sequence[int]],
-        log_probs: Sequence[float],
-    ):
-        if not len(words) or not len(words) == len(readings) == len(log_probs):
+    def __init__(self, lexicon: Lexicon, ngram: NGram, weight: float = 1.0, width: int | None = 8):
+        for name, value, kind in (("lexicon", lexicon, Lexicon), ("ngram", ngram, NGram)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight: expected a number >= 0, got {weight!r}")
+        if width is not None:
+            check_whole("width", width)
+        highest = max(max(word) for entries in lexicon.read.values() for _, word in entries)
+        if highest >= ngram.model.base:
             raise ValueError(
-                f"lattice: expected as many words, readings and log_probs, at least one, got {len(words)}, "
-                f"{len(readings)} and {len(log_probs)}"
+                f"lexicon: expected tokens in {UNKNOWN}..{ngram.model.base - 1} as in ngram, got {highest}"
             )
-        self.best: dict[tuple, tuple[float, tuple]] = {}
-        inside: dict[int, dict[int, float]] = {}
-        for word, reading, weight in zip(
-            words, readings, np.asarray(log_probs).tolist(), strict=True
-        ):
-            if not len(word) or len(word) != len(reading):
-                raise ValueError(
-                    f"lattice: word {tuple(word)} has the reading {tuple(reading)}; expected one a token"
-                )
-            key = tuple(reading)
-            if key not in self.best or weight > self.best[key][0]:
-                self.best[key] = (weight, tuple(word))
-            for token, syllable in zip(word, reading, strict=True):
-                share = inside.setdefault(syllable, {})
-                share[token] = share.get(token, 0.0) + np.exp(weight)
-        self.alone = {s: max(tokens, key=tokens.__getitem__) for s, tokens in inside.items()}
-        self.prefixes = {key[:n] for key in self.best for n in range(1, len(key) + 1)}
+        self.lexicon, self.ngram, self.weight, self.width = lexicon, ngram, weight, width
+        self._inner: dict[tuple, list[tuple[float, tuple]]] = {}
 
-    @classmethod
-    def from_model(cls, model, source, target, stop: float = 1 / 8) -> "WordLattice":
-        """From ``pinyin.word_model()`` and a task's vocabularies; words that these cannot spell are left out."""
-        known = [
-            (target.encode(word), source.encode(reading), q)
-            for word, reading, q in zip(
-                model.words, model.readings, model.probabilities, strict=True
-            )
-            if all(map(target.__contains__, word)) and all(map(source.__contains__, reading))
-        ]
-        if not known:
-            raise ValueError("lattice: the vocabularies can spell none of the model's words")
-        words, readings, q = zip(*known, strict=True)
-        return cls(words, readings, np.log1p(-stop) + np.log(q))
+    def lattice(self, x: Sequence[int]) -> Lattice:
+        """The nodes that the beam kept and the words between them, weighted as above.
+
+        Its ``marginals`` are p(y_t | x) under p(y, s | x) proportional to exp(score), exact where width is None,
+        its ``texts`` the best conversions with their probabilities.
+        """
+        x, T, weight, log_p = tuple(map(int, x)), len(x), self.weight, self.ngram.model.log_p
+        arcs, scores = [], []
+        # At each place, by the last two hanzi: (score, node it comes from, word) of all that reach it.
+        beam: list[dict] = [{} for _ in range(T + 1)]
+        beam[0][START, START] = [(0.0, None, ())]
+        for i, states in enumerate(beam):
+            spans = [(j, self._known(x[i:j], entries)) for j, entries in self.lexicon.spans(x, i)]
+            opening = {word[0] for _, entries in spans for _, word in entries}
+            best = sorted(states.items(), key=lambda state: -max(state[1])[0])
+            for (u, v), reached in best[: self.width]:
+                node, score = len(arcs), max(reached)[0]
+                arcs.append([])
+                scores.append(score)
+                for total, origin, word in reached:
+                    if origin is not None:
+                        arcs[origin].append((node, total - scores[origin], word))
+                first = dict(zip(opening, log_p(u, v, opening), strict=True))
+                for j, entries in spans:
+                    onto = beam[j]
+                    for given, word in entries:
+                        w = word[0]
+                        total, state = score + given + weight * first[w], (v, w)
+                        if len(word) > 1:
+                            state = word[-2:]
+                            total += weight * log_p(v, w, word[1:2])[0]
+                        if j == T:  # </s> comes, and nothing after it: one node
+                            total += weight * log_p(*state, (END,))[0]
+                            state = (END, END)
+                        if state in onto:
+                            onto[state].append((total, node, word))
+                        else:
+                            onto[state] = [(total, node, word)]
+        return Lattice(arcs)
+
+    def _known(self, key: tuple, entries: list[tuple[float, tuple]]) -> list[tuple[float, tuple]]:
+        """The entries of a reading, with what the language model says of each word's third hanzi and on.
+
+        That depends on nothing before the word, so it is remembered.
+        """
+        if len(key) < 3:
+            return entries
+        if key not in self._inner:
+            log_p = self.ngram.model.log_p
+            self._inner[key] = [
+                (
+                    given
+                    + self.weight
+                    * sum(
+                        log_p(u, v, (w,))[0]
+                        for u, v, w in zip(word, word[1:], word[2:], strict=False)
+                    ),
+                    word,
+                )
+                for given, word in entries
+            ]
+        return self._inner[key]
 
     def decode(self, xs: Iterable[Sequence[int]]) -> list[list[int]]:
-        """The hanzi of the most probable segmentation of each sentence of syllables; as long as it."""
-        return [self._decode(tuple(int(s) for s in x)) for x in xs]
-
-    def _decode(self, x: tuple) -> list[int]:
-        T = len(x)
-        score, back = [0.0] + [-np.inf] * T, [(0, ())] * (T + 1)
-        for i in range(T):
-            rescue = score[i] - self.RESCUE
-            if rescue > score[i + 1]:
-                score[i + 1], back[i + 1] = rescue, (i, (self.alone.get(x[i], UNKNOWN),))
-            for j in range(i + 1, T + 1):
-                key = x[i:j]
-                if key not in self.prefixes:
-                    break
-                weight, word = self.best.get(key, (-np.inf, ()))
-                if score[i] + weight > score[j]:
-                    score[j], back[j] = score[i] + weight, (i, word)
-        tokens, j = [], T
-        while j:
-            j, word = back[j]
-            tokens[:0] = word
-        return tokens
+        """The hanzi of the best path found for each sentence of syllables; as long as it."""
+        return [self.lattice(x).best() for x in xs]

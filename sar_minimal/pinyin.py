@@ -84,11 +84,11 @@ LEAST_COUNT = 5  # rarer words triple the dictionary and are 0.8 % of its counts
 
 
 @functools.cache
-def word_model(lexicon: int | None = None) -> WordModel:
+def word_model(lexicon: int | None = None, rare: bool = False) -> WordModel:
     """The unigram word model that draws the ``words`` corpus: jieba's dictionary, read by pypinyin.
 
     lexicon: only the so many most frequent words, 100 or more; None for all. ValueError when there
-    are fewer.
+    are fewer. rare: keep rare words and rare hanzi too, for the conversion of real text.
 
     Kept are words of hanzi of GB2312's level 1 (the 3,755 common ones) that were counted at least
     ``LEAST_COUNT`` times and are read with one syllable a hanzi; q(w) is the count's share. The reading
@@ -96,6 +96,7 @@ def word_model(lexicon: int | None = None) -> WordModel:
     reading as a word of its own and may have others inside words.
     """
     path = package_folder("jieba") / "dict.txt"
+    least = 1 if rare else LEAST_COUNT
 
     def build() -> dict:
         words, counts, total = [], [], 0
@@ -103,7 +104,7 @@ def word_model(lexicon: int | None = None) -> WordModel:
             word, count, _ = line.split(" ")
             if HANZI.fullmatch(word):
                 total += int(count)
-                if int(count) >= LEAST_COUNT and len(word) <= LONGEST and _is_common(word):
+                if int(count) >= least and len(word) <= LONGEST and (rare or _is_common(word)):
                     words.append(word)
                     counts.append(int(count))
         kept = [
@@ -114,7 +115,7 @@ def word_model(lexicon: int | None = None) -> WordModel:
         words, readings, counts = map(list, zip(*kept, strict=True))
         return {"words": words, "readings": readings, "counts": counts, "total": total}
 
-    key = f"{versions('jieba', 'pypinyin')}, counts >= {LEAST_COUNT}"
+    key = f"{versions('jieba', 'pypinyin')}, counts >= {least}"
     model = cached("words", key, build)
     counts = np.array(model["counts"], dtype=np.float64)
     keep = range(len(counts))

@@ -5,13 +5,16 @@ task                  x -> y                                      what it is for
 ====================  ==========================================  ==========================
 copy, reverse, sort   symbols -> the same, reversed, sorted       answers known exactly
 homophone, coherence  sounds -> a language of ``theory.py``       entropies known exactly
+numerals              decimal digits -> hanzi, 205 -> 二百零五    y is not as long as x
+docstrings            characters, y is x                          text to model
+instructions          what to do, letters -> the answer           parts known, pairs not
 pinyin, words         toneless syllables -> hanzi, 1:1            a known model draws the text
 pinyin, news          the same, newspaper and reviews             real text, split by block
 pinyin, hsk           the same, textbook sentences                evaluation only
 pinyin, file:PATH     the same, a teacher's own text              whatever you bring
 ====================  ==========================================  ==========================
 
-The corpora of pinyin are in ``pinyin.py``. ``python -m sar_minimal.tasks`` writes the data cards,
+The corpora of pinyin are in ``pinyin.py``, docstrings and instructions in ``texts.py``. ``python -m sar_minimal.tasks`` writes the data cards,
 ``data/*.md``, from the tasks as they load (sections 3.4 and 5).
 """
 
@@ -27,12 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import MissingPackage, stable_hash, write_atomically
-from .shift import IGNORE, PAD, UNKNOWN
+from .files import MissingPackage, package_folder, stable_hash, versions, write_atomically
+from .shift import END, IGNORE, PAD, UNKNOWN
 from .theory import CoherenceLanguage, HomophoneLanguage
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
 SPLITS = ("train", "validation", "test")
+TEXTS = ("docstrings", "instructions")  # their makers are in texts.py
 
 
 class UnknownToken(ValueError):
@@ -283,6 +287,8 @@ def load_task(name: str, **options) -> Task:
     Options of copy, reverse, sort: symbols, min_length, max_length, sizes, seed.
     Options of homophone: hanzi, syllables, sharpness, language (its seed), length, sizes, seed; of coherence:
     words, dialects, tell, length, sizes, seed. ``language_of`` gives the language itself.
+    Options of numerals: digits (the most), sizes, seed.
+    Options of docstrings: length; of instructions: shots (at most, in the prompt), shuffled, sizes, seed.
     Options of pinyin: corpus = "words" (sizes, seed, stop, lexicon), "news", "hsk" (vocabulary_of) or "file:PATH".
     Raises ValueError naming what is wrong and what there is, MissingPackage with the line to install.
     """
@@ -290,6 +296,12 @@ def load_task(name: str, **options) -> Task:
         make, chosen, fixed = _generated, {}, {"kind": name}
     elif name in LANGUAGES:
         make, chosen, fixed = LANGUAGES[name], {}, {}
+    elif name == "numerals":
+        make, chosen, fixed = _numerals, {}, {}
+    elif name in TEXTS:
+        from .texts import MAKERS
+
+        make, chosen, fixed = MAKERS[name], {}, {}
     elif name == "pinyin":
         from .pinyin import CORPORA
 
@@ -300,7 +312,7 @@ def load_task(name: str, **options) -> Task:
         make, chosen, fixed = CORPORA[kind], {"corpus": corpus}, {"path": path} if path else {}
     else:
         raise ValueError(
-            f"task: expected one of {', '.join([*GENERATED, *LANGUAGES])}, pinyin, got {name!r}"
+            f"task: expected one of {', '.join([*GENERATED, *LANGUAGES, 'numerals', *TEXTS])}, pinyin, got {name!r}"
         )
     parameters = inspect.signature(make).parameters
     known = {option: p.default for option, p in parameters.items() if option not in fixed}
@@ -469,6 +481,66 @@ def language_of(task: Task) -> HomophoneLanguage:
     raise ValueError(f"task: expected homophone or coherence, got {task.name}")
 
 
+# ---------------------------------------------------------------- numerals
+
+
+def _numerals(digits=8, sizes=(20000, 1000, 1000), seed=0):
+    _check_int("digits", digits, 1)
+    if digits > 8:  # from 9 on cn2an 0.5.24 leaves out 零 where the group of 万 is 0000
+        raise ValueError(f"digits: expected at most 8, got {digits}")
+    if sum(sizes) > 10**digits:
+        raise ValueError(
+            f"sizes: {sum(sizes)} distinct numbers asked for, but {digits} digits make only 10^{digits}"
+        )
+    package_folder("cn2an")  # says how to install it
+    import cn2an
+
+    rng, x, left = random.Random(seed), [], sum(sizes)
+    for n in range(1, digits + 1):  # as even over the lengths as the short ones have room for
+        low = 10 ** (n - 1) if n > 1 else 0
+        some, take = {}, min(10**n - low, -(-left // (digits - n + 1)))
+        if 2 * take > 10**n - low:  # the loop would look long for the last numbers without a zero
+            some = [str(number) for number in rng.sample(range(low, 10**n), take)]
+        while len(some) < take:
+            rest = (rng.randrange(10) if rng.random() < 0.5 else 0 for _ in range(n - 1))
+            some["".join(map(str, (rng.randrange(n > 1, 10), *rest)))] = None
+        x += some
+        left -= take
+    x.sort(key=lambda number: stable_hash(f"{seed} {number}"))
+    y = [cn2an.an2cn(number) for number in x]
+    source, target = Vocab("0123456789"), Vocab("零一二三四五六七八九十百千万")
+    splits, first = [], 0
+    for size in sizes:
+        rows = range(first, first + size)
+        splits.append(
+            Split([source.encode(x[i]) for i in rows], [[*target.encode(y[i]), END] for i in rows])
+        )
+        first += size
+    more = np.array([len(b) - len(a) for a, b in zip(x, y, strict=True)])
+    facts = {
+        f"numerals with {which} hanzi than digits": f"{share.mean():.1%}"
+        for which, share in (("more", more > 0), ("fewer", more < 0))
+        if x
+    }
+    card = Card(
+        name="numerals",
+        source=f"Generated: numbers of 1 to {digits} digits, seed {seed}, written by {versions('cn2an')}. "
+        "x is the digits, y the numeral and </s>.",
+        licence="cn2an MIT, the numbers ours.",
+        counts=measure(splits) | facts,
+        split="All numbers are distinct; they are put in order of a stable hash and cut.",
+        flaws=(
+            "Lengths are even, not natural, except where a short length runs out of numbers.",
+            "Zeros are made, not natural: each digit after the first is 0 with probability 0.55, so that the length "
+            "of the numeral does not follow from that of the number. A length of which more than half of all "
+            "numbers are in (1 to 3 digits, unless chosen otherwise) has its own zeros.",
+            "No numeral says a hanzi twice in a row: a CTC model never needs a blank between two equal tokens.",
+            "One way to write each number (十一 alone but 一百一十一; 二, not 两), so any other is counted wrong.",
+        ),
+    )
+    return source, target, splits, card
+
+
 # ---------------------------------------------------------------- scores and cards
 
 
@@ -500,7 +572,15 @@ def accuracy(
 
 
 if __name__ == "__main__":
-    for name in (*GENERATED, *LANGUAGES, "pinyin words", "pinyin news", "pinyin hsk"):
+    for name in (
+        *GENERATED,
+        *LANGUAGES,
+        "numerals",
+        *TEXTS,
+        "pinyin words",
+        "pinyin news",
+        "pinyin hsk",
+    ):
         name, *corpus = name.split()
         try:
             card = load_task(name, **dict(zip(["corpus"], corpus, strict=False))).card

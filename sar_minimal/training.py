@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .files import write_atomically
+from .lengths import CTCSAR, LengthSAR, ctc_loss, length_loss
 from .losses import ar_loss, slm_loss
 from .models import (
     MODELS,
@@ -37,6 +38,7 @@ from .models import (
 )
 from .shift import IGNORE, PAD, START, check_whole, shift_right
 from .tasks import Batch, Split, Task, Vocab, batch_plan, batches
+from .transition import TransitionSAR, transition_loss
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,9 @@ def choose_device() -> tuple[torch.device, str]:
 def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
-    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR), "lm" (DecoderLM), "masked" (MaskedModel)
-    or "shifted" (ShiftedLM). options: ``Config``'s.
+    kind: "sar" (DualStreamSAR), "ar" (EncoderDecoderAR), "lm" (DecoderLM), "masked" (MaskedModel),
+    "shifted" (ShiftedLM), "length" (LengthSAR), "ctc" (CTCSAR) or "transition" (TransitionSAR). options:
+    ``Config``'s.
     """
     kinds = {
         "sar": "DualStreamSAR",
@@ -109,6 +112,9 @@ def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
         "lm": "DecoderLM",
         "masked": "MaskedModel",
         "shifted": "ShiftedLM",
+        "length": "LengthSAR",
+        "ctc": "CTCSAR",
+        "transition": "TransitionSAR",
     }
     if kind not in kinds:
         raise ValueError(f"model: expected one of {', '.join(kinds)}, got {kind!r}")
@@ -122,14 +128,22 @@ def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
 
     ``DualStreamSAR``: cross-entropy of y_t given x; nothing is shifted, y is never an input.
     ``MaskedModel``: cross-entropy of the hidden tokens, see ``hide``. The others read y one step later:
-    L_AR, for ``DecoderLM`` without x; ``ShiftedLM`` L_SLM, see ``draw_shifts``.
+    L_AR, for ``DecoderLM`` without x; ``ShiftedLM`` L_SLM, see ``draw_shifts``. ``LengthSAR`` and ``CTCSAR``
+    have losses of their own, in ``lengths.py``, and so has ``TransitionSAR``, in ``transition.py``.
     """
+    if isinstance(model, LengthSAR):
+        return length_loss(model, batch, reduction)
+    if isinstance(model, CTCSAR):
+        return ctc_loss(model, batch, reduction)
+    if isinstance(model, TransitionSAR):
+        return transition_loss(model, batch, reduction)
     lengths = None if bool((batch.x_lengths == batch.x.shape[1]).all()) else batch.x_lengths
     if isinstance(model, DualStreamSAR | MaskedModel):
         if batch.x.shape != batch.y.shape or bool((batch.x_lengths != batch.y_lengths).any()):
             raise ValueError(
                 "y: Algorithm 1 makes one token of y for each of x, so their lengths must be equal; got "
-                f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ..."
+                f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ...; for other "
+                "lengths predict T (LengthSAR) or say blanks (CTCSAR)"
             )
         if isinstance(model, MaskedModel):
             shown, targets = hide(batch, model.mask_id, everything=not model.training)

@@ -21,6 +21,7 @@ from sar_minimal import training
 from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding_mask, rotations
 from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
 from sar_minimal.files import write_atomically
+from sar_minimal.lengths import CTCSAR, LengthSAR, collapse, ctc_pass, length_pass
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.models import (
     Config,
@@ -32,8 +33,9 @@ from sar_minimal.models import (
 )
 from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
-from sar_minimal.tasks import Batch, load_task
+from sar_minimal.tasks import Batch, load_task, make_batch
 from sar_minimal.training import Recipe, hide, loss_of, make_model, train
+from sar_minimal.transition import TransitionSAR, transition_loss, transition_pass
 
 SAR = {
     f"sar-{mask}-{streams}-{completion}": dict(mask=mask, streams=streams, completion=completion)
@@ -63,7 +65,15 @@ def build(name: str, V: int = 11, **options):
     """The model called ``name``, loud, in evaluation mode; x has a vocabulary of its own if it may."""
     options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
     S = V if options.get("completion") == "copy" else V + 1
-    kinds = {"ar": EncoderDecoderAR, "lm": DecoderLM, "masked": MaskedModel, "shifted": ShiftedLM}
+    kinds = {
+        "ar": EncoderDecoderAR,
+        "lm": DecoderLM,
+        "masked": MaskedModel,
+        "shifted": ShiftedLM,
+        "transition": TransitionSAR,
+        "length": LengthSAR,
+        "ctc": CTCSAR,
+    }
     kind = kinds.get(name, DualStreamSAR)
     model = kind(Config(target_vocab=V, source_vocab=S, **options))
     random = torch.Generator().manual_seed(1)
@@ -179,7 +189,7 @@ def causality(name):
         _check_reads(table, visible, f"{name}, stream {stream}")
 
 
-@law(*SAR)
+@law(*SAR, "length", "ctc")
 def y_is_no_input(name):
     """Algorithm 1 computes the same from x whatever y is: the targets enter the loss alone."""
     model, x, seen = build(name), tokens(2, 5), []
@@ -262,7 +272,7 @@ def padding_changes_no_logits(name):
         same(batch[b, :n], alone[0], f"row {b}")
 
 
-@law(*MODELS)
+@law(*MODELS, "transition", "length", "ctc")
 def padding_changes_no_loss(name):
     """The loss of a batch is the mean over its tokens of what each row loses alone."""
     model, x, y = build(name), tokens(4, 6), tokens(4, 6, seed=1)
@@ -778,6 +788,131 @@ def look_ahead_is_its_own_row():
         same(batch.log_probs[b], alone.log_probs[0], f"row {b}")
 
 
+# ---------------------------------------------------------------- a chain over one pass
+
+
+@torch.no_grad()
+def chain_by_definition(model, x, y):
+    """The score of each y (N, T) for each x (B, T) as the formula says it, token by token, (B, N)."""
+    s, M = model(x), model.before @ model.after.T
+    scores = torch.zeros(len(x), len(y), dtype=s.dtype)
+    for i, row in enumerate(y.tolist()):
+        for t, v in enumerate(row):
+            scores[:, i] += s[:, t, v] + (M[row[t - 1], v] if t else 0.0)
+    return scores
+
+
+@law()
+def chain_sums_over_every_y():
+    """log p(y | x) is the score of y less the log of the sum over all y, and its terms are the chain rule's."""
+    model = build("transition", V=4, rank=2).double()
+    x, y = tokens(5, 4, V=8) - 4, every_sequence(4, 4)
+    log_p = chain_by_definition(model, x, y).log_softmax(1)  # (5, 256)
+    n = torch.full((len(x) * len(y),), 4)
+    pairs = Batch(x.repeat_interleave(len(y), 0), n, y.repeat(len(x), 1), n)
+    terms = -transition_loss(model, pairs, "none").detach()
+    same(terms.sum(1).view(log_p.shape), log_p, "log p(y | x)", atol=1e-9)
+    for t in range(1, 5):
+        alike = (y[:, None, :t] == y[None, :, :t]).all(-1).double()  # (256, 256): one beginning
+        beginning = (log_p.exp() @ alike).log()  # log p(y_<=t | x)
+        same(terms[:, :t].sum(1).view(log_p.shape), beginning, f"log p(y_<={t} | x)", atol=1e-9)
+
+
+@law()
+def best_of_a_chain_is_exhaustive():
+    """What comes out of ``transition_pass`` is the best of all y, and not what each token would choose."""
+    model = build("transition", V=4, rank=2).double()
+    x, y = tokens(40, 4, V=8) - 4, every_sequence(4, 4)
+    log_p = chain_by_definition(model, x, y).log_softmax(1)
+    found = transition_pass(model, x)
+    assert torch.equal(found.tokens, y[log_p.argmax(1)]), "not the most probable y"
+    same(found.log_probs.sum(1), log_p.max(1).values, "log p of the best", atol=1e-9)
+    assert found.steps == 1 and found.lengths.tolist() == [4] * 40
+    for other in (one_pass(model.streams, x).tokens, model.chain(x).marginals().argmax(-1)):
+        assert not torch.equal(found.tokens, other), "others say the same: this says little"
+
+
+# ---------------------------------------------------------------- y of another length
+
+
+@law("length", "ctc")
+def unequal_lengths_change_nothing(name):
+    """With x and y of different lengths, a row loses and says the same alone as in a batch."""
+    model, x = build(name), tokens(4, 6)
+    T = torch.tensor([5, 2, 3, 8])
+    y = 4 + (torch.arange(4)[:, None] + 3 * torch.arange(8)) % 7  # no two neighbours are equal
+    alone = [
+        Batch(_alone(x, b), LENGTHS[b : b + 1], y[b : b + 1, : T[b]], T[b : b + 1])
+        for b in range(4)
+    ]
+    together = Batch(x, LENGTHS, ignore_padding(y, T), T)
+    decoders = {"ctc": lambda pairs: ctc_pass(model, pairs.x, pairs.x_lengths)} if name == "ctc" else {
+        "likeliest length": lambda pairs: length_pass(model, pairs.x, pairs.x_lengths),
+        "four lengths": lambda pairs: length_pass(model, pairs.x, pairs.x_lengths, beam=4),
+        "told": lambda pairs: length_pass(model, pairs.x, pairs.x_lengths, new=pairs.y_lengths),
+    }  # fmt: skip
+    each = loss_of(model, together, "none")
+    for b, row in enumerate(alone):
+        same(each[b, : T[b]], loss_of(model, row, "none")[0], f"loss of row {b}")
+        assert (each[b, T[b] :] == 0).all(), "padding has a loss"
+    for which, decode in decoders.items():
+        batch = decode(together)
+        for b, row in enumerate(alone):
+            one, n = decode(row), int(batch.lengths[b])
+            assert n == int(one.lengths[0]), f"{which}, row {b}: {n} tokens"
+            assert batch.tokens[b, :n].tolist() == one.tokens[0].tolist(), f"{which}, row {b}"
+            same(batch.log_probs[b, :n], one.log_probs[0], f"{which}, row {b}")
+            assert (batch.tokens[b, n:] == PAD).all() and (batch.log_probs[b, n:] == 0).all()
+
+
+@law()
+def lengths_and_tokens_sum_to_one():
+    """The length model's probabilities of all y of all lengths, given one x, sum to 1."""
+    model, total = build("length", V=3, max_length=3), 0.0
+    for T in (1, 2, 3):
+        y = every_sequence(3, T).tolist()
+        pairs = make_batch([[1, 3]] * len(y), y)
+        total += loss_of(model, pairs, "none").sum(1).neg().exp().sum()
+    same(total, torch.ones(()), "sum over all T and y")
+
+
+@law()
+def ctc_sums_every_way():
+    """The CTC loss of y is minus the log of the sum over all the ways to say y, and all y sum to 1."""
+    model, x, blank = build("ctc", V=3, upsample=2), [[1, 3], [2, 2]], 3
+    ways = every_sequence(4, 4)  # u S = 4 places
+    log_p = model(torch.tensor(x)).log_softmax(-1)  # (2, 4, 4)
+    for b in range(2):
+        of_way = log_p[b, torch.arange(4), ways].sum(1).exp()
+        of_y = {}
+        for p, way in zip(of_way, ways.tolist(), strict=True):
+            y = tuple(v for v, _ in itertools.groupby(way) if v != blank)
+            of_y[y] = of_y.get(y, 0.0) + p
+        silence = of_y.pop(())
+        pairs = make_batch([x[b]] * len(of_y), list(map(list, of_y)))
+        loss = loss_of(model, pairs, "none").sum(1)
+        same(loss, -torch.stack(list(of_y.values())).log(), "-log p(y | x)")
+        same(loss.neg().exp().sum() + silence, torch.ones(()), "sum over all y")
+
+
+@law()
+def a_blank_keeps_equal_tokens_apart():
+    """``collapse`` is what ``itertools.groupby`` and a filter make of a row, for every row there is."""
+    ways, blank = every_sequence(4, 5), 3
+    lengths = torch.arange(len(ways)) % 5 + 1
+    found, of, T = collapse(ways, blank, lengths)
+    for row, (way, n) in enumerate(zip(ways.tolist(), lengths.tolist(), strict=True)):
+        runs = [(v, len(list(run))) for v, run in itertools.groupby(way[:n])]
+        y = [v for v, _ in runs if v != blank]
+        assert found[row].tolist() == y + [PAD] * (found.shape[1] - len(y)), f"{way[:n]}"
+        assert T[row] == len(y), f"{way[:n]}"
+        said, place = -1, []
+        for v, length in runs:
+            said += v != blank
+            place += [max(said, 0)] * length
+        assert of[row, :n].tolist() == place, f"{way[:n]}"
+
+
 @law(*AR)
 def step_by_step_reads_its_output(name):
     """Forcing one predicted token changes every later log-probability, and no earlier one."""
@@ -1020,7 +1155,7 @@ def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
     return model, train(model, task, recipe, folder, resume, progress=False)
 
 
-@law("sar", "ar", "lm", "masked", "shifted")
+@law("sar", "ar", "lm", "masked", "shifted", "transition", "length", "ctc")
 def resume_is_exact(kind, tmp_path):
     """A run that was stopped and resumed ends with the weights, to the last bit, of one that was not."""
     model, metrics = run(tmp_path / "whole", kind)

@@ -24,11 +24,12 @@ from laws import ctrl_c
 from sar_minimal import cli
 from sar_minimal.claims import ledger
 from sar_minimal.cli import main
-from sar_minimal.decoding import greedy
+from sar_minimal.decoding import Decoded, greedy
 from sar_minimal.files import MissingPackage
 from sar_minimal.report import measured
-from sar_minimal.shift import START
+from sar_minimal.shift import END, START
 from sar_minimal.training import load_run
+from sar_minimal.transition import transition_pass
 
 ROOT = Path(__file__).parents[1]
 SMALL = "--width 16 --layers 1 --heads 2 --steps 4".split()
@@ -83,7 +84,11 @@ def runs(tmp_path_factory, corpus):
         "copy": "copy --model sar --mask full",
         "reverse": "reverse --model ar",
         "masked": "reverse --model masked",
+        "transition": "reverse --model transition --rank 4 --candidates 6",
         "language": "sort --model lm",
+        "length": "numerals --model length",
+        "ctc": "numerals --model ctc --upsample 2",
+        "numerals": "numerals --model ar",
         "pinyin": f"pinyin --model sar --corpus file:{corpus}",
         "pinyin-ar": f"pinyin --model ar --corpus file:{corpus}",
         "pinyin-lm": f"pinyin --model lm --corpus file:{corpus}",
@@ -141,6 +146,10 @@ def test_help(call, words):
         (
             ["train", "copy", "--model", "ar", "--out", "OUT", "--corpus", "words"],
             "option 'corpus'",
+        ),
+        (
+            ["train", "numerals", "--model", "ctc", "--out", "OUT", "--upsample", "0"],
+            "upsample: expected a whole number >= 1, got 0",
         ),
         (
             ["train", "pinyin", "--model", "ar", "--out", "OUT", "--corpus", "bible"],
@@ -295,11 +304,51 @@ def test_a_masked_model_decodes_in_four_steps(call, runs):
     assert code == 0 and len(out.split("\t")[0].split()) == 5 and "4 steps" in out
 
 
+def test_a_chain_is_decoded_as_a_whole(call, runs):
+    model, source, target, _ = load_run(runs / "transition")
+    assert (model.config.rank, model.config.candidates) == (4, 6)
+    code, out, _ = call("decode", runs / "transition", "3 1 2 2 4", "--verbose")
+    found = transition_pass(model, torch.tensor([source.encode("3 1 2 2 4".split())]))
+    said = f"{float(found.log_probs.sum()):.2f} nats\t1 steps"
+    assert code == 0 and said in out
+    assert out.split("\t")[0] == " ".join(target.decode(found.tokens[0].tolist()))
+
+
+def test_numerals(call, runs):
+    """A number in, however it is spaced, a numeral out: hanzi, of a length that is not the number's."""
+    for run, steps in (("length", 1), ("ctc", 1), ("numerals", None)):
+        code, out, err = call("decode", runs / run, "205 31", "--verbose")
+        line, _, said, _ = out.split("\t")
+        assert (code, err) == (0, "") and " " not in line and "</s>" not in line
+        assert steps is None or said == f"{steps} steps"
+        plain = call("decode", runs / run, stdin="20531\n\n2 0 5 3 1\n")
+        assert plain == (0, f"{line}\n\n{line}\n", "")
+        code, _, err = call("decode", runs / run, "2x")
+        assert code == 2 and "unknown token 'x' at position 1" in err
+    assert load_run(runs / "ctc")[0].config.upsample == 2
+    assert call("decode", runs / "length", "--beam", 512, "205")[0] == 0
+    assert call("decode", runs / "numerals", "--beam", 2, "205")[0] == 0
+
+
+def test_the_end_of_a_numeral_is_not_written(call, runs, monkeypatch):
+    """An autoregressive model stops at </s>, and what is written is what stands before."""
+    monkeypatch.setattr(
+        "sar_minimal.decoding._generate",
+        lambda model, x, lengths, new, end_id, choose: asked.append((new, end_id)) or made,
+    )
+    asked, (model, *rest) = [], load_run(runs / "numerals")
+    made = Decoded(
+        torch.tensor([[*rest[1].encode("五百"), END]]), torch.zeros(1, 3), torch.tensor([3]), 3
+    )
+    assert cli.Converter(model, *rest)("500") == "五百" and asked == [(2, END), (6, END)]
+
+
 def test_beam(call, runs):
     plain = call("decode", runs / "reverse", "3 1 2 2")
     assert call("decode", runs / "reverse", "--beam", 1, "3 1 2 2") == plain
     assert call("decode", runs / "reverse", "--beam", 4, "3 1 2 2")[0] == 0
-    for run, kind in (("copy", "DualStreamSAR"), ("masked", "MaskedModel")):
+    kinds = {"copy": "DualStreamSAR", "masked": "MaskedModel", "ctc": "CTCSAR"}
+    for run, kind in (kinds | {"transition": "TransitionSAR"}).items():
         code, out, err = call("decode", runs / run, "--beam", 4, "3 1 2 2")
         assert (code, out) == (2, "") and f"--beam: a {kind} has no prefixes to keep" in err
     code, out, err = call("decode", runs / "reverse", "--beam", 0, "3 1 2 2")

@@ -230,7 +230,7 @@ def test_the_lattice_from_a_word_model():
     lattice = WordLattice.from_model(model, source, target)
     x = source.encode(["shang", "shang", "hai"])
     assert target.decode(lattice.decode([x])[0]) == ["商", "上", "海"]
-    assert lattice.best[(5,)][0] == pytest.approx(math.log(0.5 * 7 / 8))
+    assert lattice.read[(5,)][0] == (pytest.approx(math.log(0.5 * 7 / 8)), (6,))
     smaller = WordLattice.from_model(
         model, source, Vocab(["商"])
     )  # 上海 cannot be spelled: left out

@@ -1,6 +1,7 @@
 """Tasks: pairs are what they say, splits do not leak, batches lose nothing, errors say what to do."""
 
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -189,7 +190,7 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
         (
             "translate",
             {},
-            "task: expected one of copy, reverse, sort, homophone, coherence, pinyin, got 'translate'",
+            "task: expected one of copy, reverse, sort, homophone, coherence, numerals, docstrings, instructions, pinyin, got 'translate'",
         ),
         (
             "copy",
@@ -226,11 +227,62 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
         ("pinyin", {"corpus": "file:a.txt", "path": "b"}, "option 'path'"),
         ("pinyin", {"stop": 1}, "stop: expected a probability, 0.01 <= stop < 1, got 1"),
         ("pinyin", {"seed": -1}, "seed: expected an int >= 0, got -1"),
+        ("numerals", {"digits": 0}, "digits: expected an int >= 1, got 0"),
+        (
+            "numerals",
+            {"digits": 9},
+            "digits: expected at most 8, got 9",
+        ),
+        (
+            "numerals",
+            {"digits": 1},
+            r"sizes: 22000 distinct numbers asked for, but 1 digits make only 10\^1",
+        ),
     ],
 )
 def test_load_task_says_what_is_wrong(name, options, message):
     with pytest.raises(ValueError, match=message):
         load_task(name, **options)
+
+
+# ---------------------------------------------------------------- numerals
+
+
+def in_hanzi(n):
+    """A number as one says it: the largest unit first, 零 where a unit is left out, 十 for 一十 in front."""
+
+    def say(n):
+        for unit, name in ((10**4, "万"), (1000, "千"), (100, "百"), (10, "十")):
+            if n >= unit:
+                head, rest = divmod(n, unit)
+                zero = "零" if 0 < rest < unit // 10 else ""
+                return say(head) + name + zero + (say(rest) if rest else "")
+        return "零一二三四五六七八九"[n]
+
+    return say(n).removeprefix("一") if say(n).startswith("一十") else say(n)
+
+
+@pytest.mark.parametrize("digits, sizes", [(8, (4000, 50, 50)), (3, (980, 10, 10))])
+def test_numerals(digits, sizes):
+    """Each y is what a second way of writing x says, then </s>; no number is in two splits."""
+    assert [
+        in_hanzi(n) for n in (0, 10, 205, 110_000, 101_003)
+    ] == "零 十 二百零五 十一万 十万一千零三".split()
+    task = load_task("numerals", digits=digits, sizes=sizes)
+    seen = set()
+    for split, size in zip((task.train, task.validation, task.test), sizes, strict=True):
+        assert len(split) == size
+        for x, y in zip(split.x, split.y, strict=True):
+            number, said = "".join(task.source.decode(x)), "".join(task.target.decode(y))
+            assert said == in_hanzi(int(number)) + "</s>", number
+            assert number == str(int(number)) and number not in seen
+            assert all(a != b for a, b in itertools.pairwise(y)) and len(y) <= 2 * len(x)
+            seen.add(number)
+    lengths = [len(number) for number in seen]
+    assert set(lengths) == set(range(1, digits + 1)) and not task.equal_lengths
+    assert lengths.count(digits) <= max(900, 1.5 * sum(sizes) / digits)
+    assert load_task(task.name, **task.options) == task
+    assert load_task(task.name, **task.options | {"seed": 1}).test != task.test
 
 
 # ---------------------------------------------------------------- the words corpus
@@ -481,6 +533,8 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
         load_task("pinyin", corpus="news")
     with pytest.raises(ImportError, match=r'pip install "sar-minimal\[hsk\]"'):
         load_task("pinyin", corpus="hsk")
+    with pytest.raises(MissingPackage, match=r"cn2an is not installed: pip install cn2an"):
+        load_task("numerals")
     word_model.cache_clear()
     with pytest.raises(MissingPackage, match=r"jieba is not installed: pip install jieba"):
         load_task("pinyin")
@@ -546,7 +600,7 @@ def test_cache_dir(monkeypatch, tmp_path):
 
 
 def test_importing_tasks_is_cheap():
-    code = "import sys, sar_minimal.pinyin; print(*{'jieba', 'pypinyin', 'snownlp'} & set(sys.modules))"
+    code = "import sys, sar_minimal.pinyin; print(*{'jieba', 'pypinyin', 'snownlp', 'cn2an'} & set(sys.modules))"
     got = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
@@ -582,7 +636,7 @@ def test_parse_pinyin():
 
 
 @pytest.mark.parametrize(
-    "name", ["copy", "reverse", "sort", "pinyin-words", "pinyin-news", "pinyin-hsk"]
+    "name", ["copy", "reverse", "sort", "numerals", "pinyin-words", "pinyin-news", "pinyin-hsk"]
 )
 def test_the_committed_cards_are_up_to_date(name):
     committed = (ROOT / "data" / f"{name}.md").read_text(encoding="utf-8")

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 import laws
 
-from sar_minimal import attention, decoding, files, losses, models, parallel, shift, training
+from sar_minimal import (
+    attention,
+    decoding,
+    files,
+    lengths,
+    losses,
+    models,
+    parallel,
+    shift,
+    training,
+    transition,
+)
 
 
 @dataclass(frozen=True)
@@ -442,6 +453,68 @@ BUGS = [
         training.hide,
         {"batch.y.masked_fill(~hidden, IGNORE)": "batch.y"},
         ((laws.masked_loss_asks_for_what_it_hides,),),
+    ),
+    # ------------------------------------------------------------ a chain over one pass
+    Bug(
+        "a chain through the padding",
+        "The messages of a short row begin where the longest row ends: its neighbours in the batch decide.",
+        transition.Chain.ahead,
+        {".masked_fill(self.past_end[:, t + 1, None], 0.0)": ""},
+        ((laws.padding_changes_no_loss, "transition"),),
+    ),
+    Bug(
+        "sums where the best is asked for",
+        "Viterbi with the messages of the sum: each token is the likeliest after the last, not part of the best.",
+        transition.Chain.best,
+        {"self.ahead(torch.amax)": "self.ahead()"},
+        ((laws.best_of_a_chain_is_exhaustive,),),
+    ),
+    Bug(
+        "the matrix turned round",
+        "M is read as [next, last]: it learns that way round too, until the decoder reads it the other way.",
+        transition.Chain.log_probs,
+        {
+            "gather(2, rows).gather(3, at[:, 1:, None])": "mT.gather(2, rows).gather(3, at[:, 1:, None])"
+        },
+        ((laws.chain_sums_over_every_y,), (laws.best_of_a_chain_is_exhaustive,)),
+    ),
+    # ------------------------------------------------------------ y of another length
+    Bug(
+        "the blank is <pad>",
+        "CTC's blank is 0 by default, and 0 is <pad> here: silence and a token change places.",
+        lengths.ctc_loss,
+        {'model.blank_id, "none"': 'PAD, "none"'},
+        ((laws.ctc_sums_every_way,),),
+    ),
+    Bug(
+        "places not counted u times",
+        "The loss reads the first S of the u S places: the rest are never trained, and are decoded.",
+        lengths.ctc_loss,
+        {"targets, places, T": "targets, batch.x_lengths, T"},
+        ((laws.ctc_sums_every_way,),),
+    ),
+    Bug(
+        "blanks go first",
+        "Blanks are dropped and then neighbours merged: no word has a double letter any more.",
+        lengths.collapse,
+        {
+            "way[:, :-1]": "way.gather(1, torch.where(way == blank_id, 0, torch.arange(N)).cummax(1)[0])[:, :-1]"
+        },
+        ((laws.a_blank_keeps_equal_tokens_apart,),),
+    ),
+    Bug(
+        "the length costs nothing",
+        "The loss has the tokens and not T: they are trained on true lengths, and the length is guessed.",
+        lengths.length_loss,
+        {"each[:, :1] + of_length[:, None]": "each[:, :1]"},
+        ((laws.lengths_and_tokens_sum_to_one,),),
+    ),
+    Bug(
+        "stretched to the longest",
+        "x is stretched to the batch's longest T, and cut: its batch-mates decide what a row reads.",
+        lengths.uniform_copy,
+        {"// T[:, None])": "// T.max())"},
+        ((laws.unequal_lengths_change_nothing, "length"),),
     ),
     # ------------------------------------------------------------ training
     Bug(

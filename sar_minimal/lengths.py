@@ -1,0 +1,246 @@
+"""Pairs whose lengths differ: two repairs of a model that makes one token of y for each of x.
+
+==============  ==============================================  ==================================
+model           how S tokens of x become T of y                 what is known of T
+==============  ==============================================  ==================================
+``LengthSAR``   T is said first, then x is copied to T places   p(T | x): a choice, before y
+``CTCSAR``      x is copied u times, some outputs are blank     nothing: whatever is left, <= u S
+==============  ==============================================  ==================================
+
+Both then run Algorithm 1 once, with the full mask. Copies are alike, and rotary positions are relative,
+so a source of one token repeated would say the same everywhere: both put ``<s>`` in front of the copies,
+from where each position can count. y is the task's, its end token included where it has one, so that
+nats per token compare with the autoregressive model's, which learns T as the place of that token.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import padding_mask
+from .decoding import Decoded, check_new
+from .losses import ar_loss, reduced
+from .models import MODELS, Config, DualStreamSAR, Model, norm
+from .shift import IGNORE, PAD, START, check_lengths, check_range, check_tokens, check_whole
+from .tasks import Batch
+
+
+def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
+    """x (B, S) stretched, or shrunk, to T (B,) places a row: place t reads x[floor(t S / T)] (Gu 2018).
+
+    lengths: (B,) of x, S in the formula; None when every row is full. Returns (B, max T), PAD behind T.
+
+    >>> uniform_copy(torch.tensor([[5, 6, 7]]), None, torch.tensor([5])).tolist()
+    [[5, 5, 6, 6, 7]]
+    """
+    check_tokens(x, "x")
+    S = check_lengths(lengths, x)
+    T = check_new(T, S, "T")
+    t = torch.arange(int(T.max()), device=x.device)
+    place = (t * S[:, None] // T[:, None]).clamp(max=x.shape[1] - 1)  # (B, max T)
+    return x.gather(1, place).masked_fill(t >= T[:, None], PAD)
+
+
+class LengthSAR(Model):
+    """p(T | x), then p(y_t | x, T) for all t at once: a length that is predicted (Gu 2018; Lee 2018).
+
+    Algorithm 1 reads ``<s>`` and x stretched to T by ``uniform_copy``. T is said by a head over ``<s>``, out
+    of Algorithm 1's content stream, which reads x as it is for this. ``mask``, ``streams`` and ``completion``
+    of the configuration are not looked at; ``max_length`` bounds S and T.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.streams = _algorithm_1(config, config.max_length, config.target_vocab)
+        self.head = nn.Parameter(torch.empty(config.width, config.max_length))
+        self.initialise()
+
+    def forward(self, x: Tensor, T: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x: (B, S) ids. T: (B,) integers, how long y is. lengths: (B,) of x, None when no row is padded.
+        Returns logits (B, max T, V)."""
+        self.check_input(x, self.config.source_vocab, "x")
+        T = check_new(T, check_lengths(lengths, x), "T", self.config.max_length)
+        stretched, own = _marked(uniform_copy(x, lengths, T), T)
+        return self.streams(stretched, own)[:, 1:]
+
+    def length_logits(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """log p(T | x) of T = 1, 2, ..., up to a constant: (B, max_length) from x (B, S)."""
+        self.check_input(x, self.config.source_vocab, "x")
+        x, own = _marked(x, check_lengths(lengths, x))
+        s = self.streams
+        turn, mask = s.turn(0, x.shape[1]), padding_mask(own, x.shape[1])
+        h = F.embedding(x, s.embed[0])  # (B, 1 + S, D)
+        for layer in s.streams[0]:
+            h = layer(h, turn, mask)
+        return norm(h[:, 0], s.gains[0]) @ self.head
+
+
+class CTCSAR(Model):
+    """p(y | x), summed over the ways to say y in u S places and be silent in the others (CTC; Graves 2006).
+
+    Algorithm 1 reads ``<s>`` and each token of x ``upsample`` = u times (Libovicky 2018); its vocabulary has
+    one token more, the blank. What it says is *collapsed*: equal neighbours become one token, then blanks go.
+    Each place is still on its own given x, but y is not: its tokens share their ways. ``mask``, ``streams``
+    and ``completion`` of the configuration are not looked at.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        places = config.upsample * config.max_length
+        self.streams = _algorithm_1(config, places, config.target_vocab + 1)
+        self.initialise()
+
+    @property
+    def blank_id(self) -> int:
+        """The blank, the id behind y's vocabulary."""
+        return self.config.target_vocab
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """x: (B, S) ids. lengths: (B,), None when no row is padded. Returns logits (B, u S, V + 1)."""
+        self.check_input(x, self.config.source_vocab, "x")
+        u = self.config.upsample
+        copies, own = _marked(x.repeat_interleave(u, 1), u * check_lengths(lengths, x))
+        return self.streams(copies, own)[:, 1:]
+
+
+def _algorithm_1(config: Config, places: int, vocab: int) -> DualStreamSAR:
+    choices = {"mask": "full", "streams": 2, "completion": "vocabulary"}
+    return DualStreamSAR(replace(config, max_length=1 + places, target_vocab=vocab, **choices))
+
+
+def _marked(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """``<s>`` in front of each row, and the rows' lengths with it."""
+    return F.pad(x, (1, 0), value=START), lengths + 1
+
+
+# ---------------------------------------------------------------- losses
+
+
+def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tensor:
+    """-log p(T, y | x) in nats: cross-entropy of the tokens, x stretched to the true T, and of T.
+
+    reduction: "mean" per token of y, "sum", or "none": (B, T), where T's term stands with each row's first
+    token. Raises ValueError for a y that is longer than the model's max_length, and as ``ar_loss`` does.
+    """
+    lengths, T = batch.x_lengths, batch.y_lengths
+    each = ar_loss(model(batch.x, T, lengths), batch.y, "none")  # (B, T)
+    of_length = F.cross_entropy(
+        model.length_logits(batch.x, lengths).float(), T - 1, reduction="none"
+    )
+    each = torch.cat((each[:, :1] + of_length[:, None], each[:, 1:]), 1)
+    return reduced(each, batch.y, reduction)
+
+
+def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
+    """-log p(y | x) in nats, over all ways to say y, by torch's own forward algorithm.
+
+    reduction: "mean" per token of y, "sum", or "none": (B, T), a row's loss in equal parts on its tokens,
+    since CTC has no terms for each. Raises ValueError for a y that does not fit: T tokens, and a blank
+    between each two equal neighbours, need as many of the u S places.
+    """
+    check_range(batch.y.masked_fill(batch.y == IGNORE, PAD), model.blank_id, "y")
+    places, T = model.config.upsample * batch.x_lengths, batch.y_lengths
+    twice = (batch.y[:, 1:] == batch.y[:, :-1]) & (batch.y[:, 1:] != IGNORE)
+    needed = T + twice.sum(1)
+    if bool((needed > places).any()):
+        row = int((needed > places).nonzero()[0])
+        raise ValueError(
+            f"y: expected at most upsample * S = {model.config.upsample} * {int(batch.x_lengths[row])} places "
+            f"in row {row}, got {int(T[row])} tokens and {int(twice[row].sum())} blanks between equal "
+            "neighbours; a larger upsample has room for them"
+        )
+    log_p = model(batch.x, batch.x_lengths).float().log_softmax(-1)  # (B, u S, V + 1)
+    targets = batch.y.masked_fill(batch.y == IGNORE, PAD)
+    total = F.ctc_loss(log_p.transpose(0, 1), targets, places, T, model.blank_id, "none")  # (B,)
+    each = (total / T)[:, None].expand(batch.y.shape).masked_fill(batch.y == IGNORE, 0.0)
+    return reduced(each, batch.y, reduction)
+
+
+# ---------------------------------------------------------------- decoders
+
+
+@torch.inference_mode()
+def length_pass(
+    model: LengthSAR, x: Tensor, lengths: Tensor | None = None, new=None, beam: int = 1
+) -> Decoded:
+    """The likeliest length, then the most probable token at each of its positions, each on its own.
+
+    x: (B, S) ids. lengths: (B,), None when every row is full. new: the length of y, an int or (B,); None
+    lets the model say it, which is one of the ``reads``. beam: try so many of the likeliest lengths in one batch and keep the one with the
+    largest log p(T | x) + sum_t log p(y_t | x, T). log_probs: of the tokens given T, without p(T | x).
+    steps: 1. reads: 1, for x is read for its length before; 0 when new is given.
+    Raises TypeError or ValueError on wrong input.
+    """
+    if not isinstance(model, LengthSAR):
+        raise TypeError(f"model: expected a LengthSAR, got {type(model).__name__}")
+    check_whole("beam", beam)
+    check_tokens(x, "x")
+    own, B, K = check_lengths(lengths, x), len(x), min(beam, model.config.max_length)
+    if new is not None:
+        if beam != 1:
+            raise ValueError(f"beam: expected 1 when new is given, got {beam}")
+        T = check_new(new, own, "new", model.config.max_length)
+        log_p = torch.zeros(B, 1, device=x.device)
+    else:
+        log_p, T = model.length_logits(x, lengths).log_softmax(-1).topk(K)  # (B, K) each
+        T = T.flatten() + 1
+        x, own = x.repeat_interleave(K, 0), own.repeat_interleave(K)
+    value, tokens = model(x, T, own).log_softmax(-1).max(-1)  # (B K, max T) each
+    past_end = torch.arange(tokens.shape[1], device=x.device) >= T[:, None]
+    tokens, value = tokens.masked_fill(past_end, PAD), value.masked_fill(past_end, 0.0)
+    score = log_p + value.sum(1).view(B, -1)  # (B, K)
+    best = score.argmax(1) + torch.arange(B, device=x.device) * score.shape[1]
+    longest = int(T[best].max())
+    return Decoded(tokens[best, :longest], value[best, :longest], T[best], 1, int(new is None))
+
+
+@torch.inference_mode()
+def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+    """The most probable output at each of the u S places, collapsed: the best way, not always the best y.
+
+    x: (B, S) ids. lengths: (B,), None when every row is full. lengths of the result: whatever is left, 0 when
+    all is blank. log_probs: each token's share of the way that was taken, log p of its places and of the
+    blanks behind it (before the first token: with it). So a row that says anything sums to log p(way | x), which
+    is at most log p(y | x), the sum over all ways (``ctc_loss``). steps: 1.
+    Raises TypeError or ValueError on wrong input.
+    """
+    if not isinstance(model, CTCSAR):
+        raise TypeError(f"model: expected a CTCSAR, got {type(model).__name__}")
+    check_tokens(x, "x")
+    places = model.config.upsample * check_lengths(lengths, x)
+    value, way = model(x, lengths).log_softmax(-1).max(-1)  # (B, u S) each
+    value = value.masked_fill(torch.arange(way.shape[1], device=x.device) >= places[:, None], 0.0)
+    tokens, of, T = collapse(way, model.blank_id, places)
+    log_probs = torch.zeros_like(value).scatter_add(1, of, value)[:, : tokens.shape[1]]
+    past_end = torch.arange(tokens.shape[1], device=x.device) >= T[:, None]
+    return Decoded(tokens, log_probs.masked_fill(past_end, 0.0), T, 1)
+
+
+def collapse(
+    way: Tensor, blank_id: int, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Equal neighbours become one token, then blanks go, so that a blank keeps two equal tokens apart.
+
+    way: (B, N) ids. lengths: (B,) of it, None when every row is full. Returns the tokens (B, T), PAD behind
+    each row's end; which of them each place belongs to, (B, N): its own, or the last before it (the first,
+    where there is none); and how many there are, (B,), from 0 on.
+
+    >>> tokens, of, T = collapse(torch.tensor([[9, 5, 5, 9, 5, 6, 9]]), blank_id=9)
+    >>> tokens.tolist(), of.tolist(), T.tolist()
+    ([[5, 5, 6]], [[0, 0, 0, 0, 1, 2, 2]], [3])
+    """
+    check_tokens(way, "way")
+    N = way.shape[1]
+    before = F.pad(way[:, :-1], (1, 0), value=blank_id)
+    inside = torch.arange(N, device=way.device) < check_lengths(lengths, way)[:, None]
+    kept = (way != before) & (way != blank_id) & inside  # (B, N)
+    T, of = kept.sum(1), (kept.cumsum(1) - 1).clamp(min=0)
+    first = (~kept).long().argsort(dim=1, stable=True)[:, : int(T.max())]  # kept places, in order
+    past_end = torch.arange(first.shape[1], device=way.device) >= T[:, None]
+    return way.gather(1, first).masked_fill(past_end, PAD), of, T
+
+
+# ``models.load`` finds them by name.
+MODELS.update({model.__name__: model for model in (LengthSAR, CTCSAR)})
