@@ -164,12 +164,12 @@ def _padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
 def batch_plan(
     split: Split, tokens: int, seed: int | Sequence[int] | None = None
 ) -> list[np.ndarray]:
-    """Which pairs go into which batch: similar lengths together, pairs * longest <= ``tokens``.
+    """Which pairs go into which batch: similar lengths of x together, pairs * longest <= ``tokens``.
 
-    Every pair is in exactly one batch; "longest" counts x and y alike. With a seed, pairs of one
-    length and the batches themselves are shuffled, the same way each time (a seed may be several ints,
-    such as run and epoch); without, both are in
-    order of length. ``len(batch_plan(...))`` is the number of steps of one pass.
+    Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a model that
+    predicts T would see one answer a batch otherwise, and learns that. With a seed, pairs of one length
+    and the batches themselves are shuffled, the same way each time (a seed may be several ints, such as run and
+    epoch); without, both are in order of length. ``len(batch_plan(...))`` is the number of steps of one pass.
     Raises ValueError when a single pair is longer than the budget.
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
@@ -185,13 +185,13 @@ def batch_plan(
     if seed is not None:
         rng = np.random.default_rng(seed)
         rng.shuffle(ties)
-    order = ties[np.lexsort((S[ties], longest[ties]))]
-    plan, first = [], 0
-    # Lengths only grow in this order, so the newest is the longest of its batch.
+    order = ties[np.argsort(S[ties], kind="stable")]
+    plan, first, width = [], 0, 0
     for last, length in enumerate(longest[order].tolist()):
-        if (last - first + 1) * length > tokens:
+        width = max(width, length)
+        if (last - first + 1) * width > tokens:
             plan.append(order[first:last])
-            first = last
+            first, width = last, length
     if len(split):
         plan.append(order[first:])
     if seed is not None:
