@@ -312,6 +312,8 @@ class WordNGram:
     a weight that is negative or not finite, a width < 1, or a lexicon with tokens that ngram does not know.
     """
 
+    REACH = 10.0  # nats behind the best at its place: with a width, a word that is further is not looked at
+
     def __init__(self, lexicon: Lexicon, ngram: NGram, weight: float = 1.0, width: int | None = 8):
         for name, value, kind in (("lexicon", lexicon, Lexicon), ("ngram", ngram, NGram)):
             if not isinstance(value, kind):
@@ -339,6 +341,9 @@ class WordNGram:
         # At each place, by the last two hanzi: (score, node it comes from, word) of all that reach it.
         beam: list[dict] = [{} for _ in range(T + 1)]
         beam[0][START, START] = [(0.0, None, ())]
+        # log p is never above 0, so what a word can still reach is known before it is looked up.
+        out_of_reach = np.inf if self.width is None else self.REACH
+        leader, second = [-np.inf] * (T + 1), {}
         for i, states in enumerate(beam):
             spans = [(j, self._known(x[i:j], entries)) for j, entries in self.lexicon.spans(x, i)]
             opening = {word[0] for _, entries in spans for _, word in entries}
@@ -354,14 +359,20 @@ class WordNGram:
                 for j, entries in spans:
                     onto = beam[j]
                     for given, word in entries:
+                        if score + given < leader[j] - out_of_reach:
+                            continue
                         w = word[0]
                         total, state = score + given + weight * first[w], (v, w)
                         if len(word) > 1:
-                            state = word[-2:]
-                            total += weight * log_p(v, w, word[1:2])[0]
+                            state, pair = word[-2:], (v, *word[:2])
+                            if pair not in second:  # many hypotheses stand behind the same hanzi
+                                second[pair] = weight * log_p(v, w, word[1:2])[0]
+                            total += second[pair]
                         if j == T:  # </s> comes, and nothing after it: one node
                             total += weight * log_p(*state, (END,))[0]
                             state = (END, END)
+                        if total > leader[j]:
+                            leader[j] = total
                         if state in onto:
                             onto[state].append((total, node, word))
                         else:
