@@ -577,7 +577,7 @@ def picture(tables: dict[str, list[dict]]) -> bytes:
         ratios = [r["times as fast as greedy"] for r in cells if r.get("times as fast as greedy")]
         low, high = min(ratios) / 1.3, max(ratios) * 1.3
         ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-        for ax in axes[:, :-1].flat:
+        for ax in (ax for row in axes for ax in row[:-1]):
             ax.set_ylim(low, high)
             ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
             ax.minorticks_off()

@@ -23,7 +23,17 @@ from .attention import padding_mask
 from .decoding import Decoded, check_new
 from .losses import ar_loss, reduced
 from .models import MODELS, Config, DualStreamSAR, Model, norm
-from .shift import IGNORE, PAD, START, check_lengths, check_range, check_tokens, check_whole
+from .shift import (
+    IGNORE,
+    PAD,
+    START,
+    check_lengths,
+    check_range,
+    check_tokens,
+    check_whole,
+    neighbours,
+    shift_right,
+)
 from .tasks import Batch
 
 
@@ -63,7 +73,7 @@ class LengthSAR(Model):
         self.check_input(x, self.config.source_vocab, "x")
         T = check_new(T, check_lengths(lengths, x), "T", self.config.max_length)
         stretched, own = _marked(uniform_copy(x, lengths, T), T)
-        return self.streams(stretched, own)[:, 1:]
+        return neighbours(self.streams(stretched, own))[1]  # behind <s>
 
     def length_logits(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(T | x) of T = 1, 2, ..., up to a constant: (B, max_length) from x (B, S)."""
@@ -102,7 +112,7 @@ class CTCSAR(Model):
         self.check_input(x, self.config.source_vocab, "x")
         u = self.config.upsample
         copies, own = _marked(x.repeat_interleave(u, 1), u * check_lengths(lengths, x))
-        return self.streams(copies, own)[:, 1:]
+        return neighbours(self.streams(copies, own))[1]  # behind <s>
 
 
 def _algorithm_1(config: Config, places: int, vocab: int) -> DualStreamSAR:
@@ -129,7 +139,7 @@ def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tens
     of_length = F.cross_entropy(
         model.length_logits(batch.x, lengths).float(), T - 1, reduction="none"
     )
-    each = torch.cat((each[:, :1] + of_length[:, None], each[:, 1:]), 1)
+    each = each + F.pad(of_length[:, None], (0, each.shape[1] - 1))  # on the first token
     return reduced(each, batch.y, reduction)
 
 
@@ -142,7 +152,8 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     """
     check_range(batch.y.masked_fill(batch.y == IGNORE, PAD), model.blank_id, "y")
     places, T = model.config.upsample * batch.x_lengths, batch.y_lengths
-    twice = (batch.y[:, 1:] == batch.y[:, :-1]) & (batch.y[:, 1:] != IGNORE)
+    token, following = neighbours(batch.y)
+    twice = (token == following) & (following != IGNORE)
     needed = T + twice.sum(1)
     if bool((needed > places).any()):
         row = int((needed > places).nonzero()[0])
@@ -233,7 +244,7 @@ def collapse(
     """
     check_tokens(way, "way")
     N = way.shape[1]
-    before = F.pad(way[:, :-1], (1, 0), value=blank_id)
+    before = shift_right(way, blank_id)
     inside = torch.arange(N, device=way.device) < check_lengths(lengths, way)[:, None]
     kept = (way != before) & (way != blank_id) & inside  # (B, N)
     T, of = kept.sum(1), (kept.cumsum(1) - 1).clamp(min=0)

@@ -108,6 +108,17 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     return target.masked_fill(source >= T, IGNORE)
 
 
+def neighbours(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Each position but the last, and each but the first: a_t beside a_{t+1}.
+
+    a: (B, T, ...), T >= 1. Returns two views (B, T - 1, ...).
+
+    >>> [part.tolist() for part in neighbours(torch.tensor([[5, 6, 7]]))]
+    [[[5, 6]], [[6, 7]]]
+    """
+    return a[:, :-1], a[:, 1:]
+
+
 def ignore_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
     """A padded batch as targets: IGNORE from position ``lengths[b]`` on.
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .decoding import Decoded
 from .losses import reduced
 from .models import MODELS, Config, DualStreamSAR, Model
-from .shift import IGNORE, PAD, check_lengths, check_range, check_whole
+from .shift import IGNORE, PAD, check_lengths, check_range, check_whole, neighbours
 from .tasks import Batch
 
 
@@ -78,7 +78,8 @@ class TransitionSAR(Model):
             if y is not None:
                 rank = rank.scatter(2, y[..., None], torch.inf)
             ids = rank.topk(k).indices  # (B, T, k)
-            edges = F.embedding(ids[:, :-1], self.before) @ F.embedding(ids[:, 1:], self.after).mT
+            a, b = neighbours(ids)
+            edges = F.embedding(a, self.before) @ F.embedding(b, self.after).mT
             return Chain(scores.gather(2, ids), edges, ids, past_end)
 
 
@@ -108,9 +109,10 @@ class Chain:
         ahead = self.ahead()
         value, at = self.scores + ahead, path[..., None]
         log_Z = value[:, 0].logsumexp(-1, keepdim=True)
-        rows = at[:, :-1, None].expand(-1, -1, 1, self.edges.shape[-1])
-        edges = self.edges.gather(2, rows).gather(3, at[:, 1:, None])[..., 0, 0]  # (B, T - 1)
-        seen = torch.cat((log_Z, ahead.gather(2, at)[:, :-1, 0] - edges), 1)
+        a, b = neighbours(at[:, :, None])  # (B, T - 1, 1, 1) each
+        rows = a.expand(-1, -1, 1, self.edges.shape[-1])
+        edges = self.edges.gather(2, rows).gather(3, b)[..., 0, 0]  # (B, T - 1)
+        seen = torch.cat((log_Z, neighbours(ahead.gather(2, at)[..., 0])[0] - edges), 1)
         return (value.gather(2, at)[..., 0] - seen).masked_fill(self.past_end, 0.0)
 
     def best(self) -> Tensor:
