@@ -40,7 +40,7 @@ def jacobi(
     lengths=None,
     new=None,
     end_id: int | None = None,
-    window: int = 16,
+    window: int = 32,
 ) -> Decoded:
     """``greedy`` as a fixed point: guess all tokens, replace each by the most probable one given the
     guesses before it, until none changes (Song 2021; Santilli 2023).
@@ -96,7 +96,7 @@ def draft_and_verify(
     end_id: int | None = None,
     temperature: float | None = None,
     generator: torch.Generator | None = None,
-    window: int = 16,
+    window: int = 32,
 ) -> Decoded:
     """Speculative decoding: ``draft`` guesses cheaply, ``model`` checks (Stern 2018; Leviathan 2023).
 
