@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from .files import MissingPackage, package_folder, stable_hash, versions, write_atomically
-from .shift import END, IGNORE, PAD, UNKNOWN
+from .shift import END, IGNORE, PAD, UNKNOWN, check_whole
 from .theory import CoherenceLanguage, HomophoneLanguage
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
@@ -326,7 +326,7 @@ def load_task(name: str, **options) -> Task:
     options = {**known, **options}
     if "sizes" in options:
         options["sizes"] = _check_sizes(options["sizes"])
-        _check_int("seed", options["seed"], 0)
+        check_whole("seed", options["seed"], least=0)
     source, target, splits, card = make(**fixed, **options)
     return Task(name, {**chosen, **options}, source, target, *splits, card)
 
@@ -343,11 +343,6 @@ def _check_sizes(sizes) -> tuple[int, int, int]:
             f"sizes: expected (train, validation, test), three ints >= 0, got {sizes!r}"
         )
     return sizes
-
-
-def _check_int(name: str, value, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected an int >= {least}, got {value!r}")
 
 
 def measure(splits: Sequence[Split]) -> dict:
@@ -378,7 +373,7 @@ def _generated(kind, symbols=16, min_length=4, max_length=12, sizes=(20000, 1000
         ("min_length", min_length),
         ("max_length", max_length),
     ):
-        _check_int(option, value, 1)
+        check_whole(option, value)
     if max_length < min_length:
         raise ValueError(
             f"max_length: expected at least min_length = {min_length}, got {max_length}"
@@ -485,7 +480,7 @@ def language_of(task: Task) -> HomophoneLanguage:
 
 
 def _numerals(digits=8, sizes=(20000, 1000, 1000), seed=0):
-    _check_int("digits", digits, 1)
+    check_whole("digits", digits)
     if digits > 8:  # from 9 on cn2an 0.5.24 leaves out 零 where the group of 万 is 0000
         raise ValueError(f"digits: expected at most 8, got {digits}")
     if sum(sizes) > 10**digits:

@@ -99,6 +99,18 @@ def choose_device() -> tuple[torch.device, str]:
     return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
 
 
+KINDS = {
+    "sar": "DualStreamSAR",
+    "ar": "EncoderDecoderAR",
+    "lm": "DecoderLM",
+    "masked": "MaskedModel",
+    "shifted": "ShiftedLM",
+    "length": "LengthSAR",
+    "ctc": "CTCSAR",
+    "transition": "TransitionSAR",
+}
+
+
 def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
@@ -106,21 +118,11 @@ def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     "shifted" (ShiftedLM), "length" (LengthSAR), "ctc" (CTCSAR) or "transition" (TransitionSAR). options:
     ``Config``'s.
     """
-    kinds = {
-        "sar": "DualStreamSAR",
-        "ar": "EncoderDecoderAR",
-        "lm": "DecoderLM",
-        "masked": "MaskedModel",
-        "shifted": "ShiftedLM",
-        "length": "LengthSAR",
-        "ctc": "CTCSAR",
-        "transition": "TransitionSAR",
-    }
-    if kind not in kinds:
-        raise ValueError(f"model: expected one of {', '.join(kinds)}, got {kind!r}")
+    if kind not in KINDS:
+        raise ValueError(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
     config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
     torch.manual_seed(seed)
-    return MODELS[kinds[kind]](config)
+    return MODELS[KINDS[kind]](config)
 
 
 def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:

@@ -112,6 +112,15 @@ def test_help(call, words):
             cli.parser().parse_args(shlex.split(line))
 
 
+def test_every_kind_can_be_trained():
+    """``sar train --help`` answers without torch, so its list is a copy; it has to stay one."""
+    from sar_minimal.training import KINDS
+
+    train = cli.parser()._subparsers._group_actions[0].choices["train"]
+    (model,) = (action for action in train._actions if action.dest == "model")
+    assert set(model.choices) == set(KINDS)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

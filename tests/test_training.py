@@ -29,7 +29,7 @@ def lines(folder):
 # ---------------------------------------------------------------- one run
 
 
-@pytest.mark.parametrize("kind", ("sar", "ar", "lm", "masked"))
+@pytest.mark.parametrize("kind", training.KINDS)
 def test_a_seed_is_a_run(kind):
     """The same seed gives the same weights, another one gives others; the time of day plays no part."""
     torch.rand(7)  # what was drawn before does not matter
@@ -176,7 +176,10 @@ def test_each_model_has_its_loss():
         assert loss_of(model, batch) == ar_loss(logits(model), y), name
 
 
-@pytest.mark.parametrize("name", ("sar-full-2-vocabulary", "ar", "lm", "masked"))
+@pytest.mark.parametrize(
+    "name",
+    ("sar-full-2-vocabulary", "ar", "lm", "masked", "shifted", "transition", "length", "ctc"),
+)
 def test_evaluate(name):
     """Nats per token over a split do not depend on the batches, and leave the model as it was."""
     model, split = build(name, dropout=0.5).train(), TASK.test
@@ -205,12 +208,12 @@ def test_rate():
     assert Recipe(steps=5, warmup=10, rate=1.0).rate_at(4) == 0.5  # stopped while it still rose
 
 
-@pytest.mark.parametrize("kind", ("sar", "ar", "lm", "masked"))
+@pytest.mark.parametrize("kind", training.KINDS)
 def test_the_loop_by_hand(kind):
     """Five steps of ``train`` are five steps of AdamW written out, nothing left over between them."""
     recipe = Recipe(steps=5, tokens=40, warmup=2, clip=0.5, decay=0.1, seed=3)
     model, _ = run(None, kind, recipe, dropout=0.0)
-    mine = make_model(kind, TASK, width=16, layers=1, heads=2, max_length=8)
+    mine = make_model(kind, TASK, width=16, layers=1, heads=2, max_length=8, shifts=3)
     optimizer = torch.optim.AdamW(mine.parameters(), weight_decay=0.1, betas=(0.9, 0.98))
     torch.manual_seed(3)
     for step, batch in zip(range(5), batches(TASK.train, 40, seed=(3, 0)), strict=False):
@@ -286,7 +289,7 @@ def test_a_causal_mask_cannot_reverse():
     assert 0.95 * bound < rows[-1]["validation"] < 1.3 * bound
 
 
-@pytest.mark.parametrize("kind", ["sar", "ar", "lm", "masked"])
+@pytest.mark.parametrize("kind", training.KINDS)
 def test_mixed_precision_is_near_full_precision(kind):
     """What a GPU does, tried on the CPU: bfloat16 products, and losses that are summed in float32."""
     task = load_task("sort", sizes=(40, 5, 5))
