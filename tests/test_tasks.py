@@ -206,7 +206,7 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
             "option 'symbol': copy has no such option; it has symbols, min_length",
         ),
         ("copy", {"kind": "sort"}, "option 'kind': copy has no such option"),
-        ("copy", {"symbols": 0}, "symbols: expected an int >= 1, got 0"),
+        ("copy", {"symbols": 0}, "symbols: expected a whole number >= 1, got 0"),
         (
             "copy",
             {"min_length": 9, "max_length": 8},
@@ -219,7 +219,7 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
         ),
         ("sort", {"sizes": (1, 2, -1)}, "sizes: expected"),
         ("sort", {"sizes": 5}, "sizes: expected"),
-        ("sort", {"seed": "a"}, "seed: expected an int >= 0, got 'a'"),
+        ("sort", {"seed": "a"}, "seed: expected a whole number >= 0, got 'a'"),
         (
             "pinyin",
             {"corpus": "poems"},
@@ -234,8 +234,8 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
         ),
         ("pinyin", {"corpus": "file:a.txt", "path": "b"}, "option 'path'"),
         ("pinyin", {"stop": 1}, "stop: expected a probability, 0.01 <= stop < 1, got 1"),
-        ("pinyin", {"seed": -1}, "seed: expected an int >= 0, got -1"),
-        ("numerals", {"digits": 0}, "digits: expected an int >= 1, got 0"),
+        ("pinyin", {"seed": -1}, "seed: expected a whole number >= 0, got -1"),
+        ("numerals", {"digits": 0}, "digits: expected a whole number >= 1, got 0"),
         (
             "numerals",
             {"digits": 9},
