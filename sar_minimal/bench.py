@@ -419,7 +419,8 @@ def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
         f"pinyin to hanzi: {len(task.train):,} sentences of {len(task.source) - 4} syllables and "
         f"{len(task.target) - 4:,} hanzi to learn from, {len(task.test):,} to test on"
     )
-    recipe = Recipe() if steps is None else Recipe(steps=steps)
+    steps = Recipe.steps if steps is None else steps
+    recipe = Recipe(steps=steps, short=steps // 2)
     models, trained = {}, {}
     for name, kind in (("SAR", "sar"), ("AR", "ar")):
         models[kind] = make_model(kind, task, mask="full", **FLAGSHIP)

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
     for name, kind, text in (
         ("steps", int, "optimiser steps"),
+        ("short", int, "so many of them first, on the shortest third of the pairs (0)"),
         ("tokens", int, "tokens in a batch"),
         ("rate", float, "highest learning rate"),
         ("seed", int, "of the weights and the order of the data"),
@@ -177,7 +178,7 @@ def _train(task, model, out, resume, corpus, **options) -> int:
     from .training import Recipe, make_model, train
 
     recipe = Recipe(
-        **{k: options.pop(k) for k in ("steps", "tokens", "rate", "seed") if k in options}
+        **{k: options.pop(k) for k in ("steps", "short", "tokens", "rate", "seed") if k in options}
     )
     loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
     metrics = train(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -47,7 +48,9 @@ class Recipe:
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
     learning rate, reached after ``warmup`` steps, then down a cosine to 0. decay: AdamW's.
-    clip: the largest gradient norm. report: steps between two lines of metrics. checkpoint: steps
+    clip: the largest gradient norm. short: so many of the steps come first, on the shortest third of the
+    pairs alone: a model that has to find out where in x to look does so sooner where there is little to
+    look at (a curriculum, Bengio 2009). report: steps between two lines of metrics. checkpoint: steps
     between two checkpoints.
     """
 
@@ -58,6 +61,7 @@ class Recipe:
     decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
+    short: int = 0
     report: int = 100
     checkpoint: int = 500
 
@@ -70,6 +74,9 @@ class Recipe:
         for name in ("warmup", "decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)!r}")
+        check_whole("short", self.short, least=0)
+        if self.short > self.steps:
+            raise ValueError(f"short: expected at most steps = {self.steps}, got {self.short}")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
@@ -364,11 +371,25 @@ class Window:
 
 
 def _endless(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
-    """Pass after pass over the data, from the batch of ``step`` on; each pass in an order of its own."""
+    """The batches from ``step`` on: first of the shortest third, then of all, see ``Recipe.short``."""
+    if step < recipe.short:
+        yield from islice(_passes(shortest(split), recipe, step), recipe.short - step)
+    yield from _passes(split, recipe, max(0, step - recipe.short))
+
+
+def _passes(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
+    """Pass after pass over ``split``; each pass in an order of its own."""
     epoch, skip = divmod(step, len(batch_plan(split, recipe.tokens)))
     while True:
         yield from batches(split, recipe.tokens, seed=(recipe.seed, epoch), skip=skip)
         epoch, skip = epoch + 1, 0
+
+
+def shortest(split: Split) -> Split:
+    """The third of the pairs with the shortest x, at least one, in the order of ``split``."""
+    by_length = sorted(range(len(split)), key=lambda i: len(split.x[i]))
+    kept = sorted(by_length[: max(1, len(split) // 3)])
+    return Split([split.x[i] for i in kept], [split.y[i] for i in kept])
 
 
 def _bar(steps: int, done: int, progress: bool):

@@ -1151,7 +1151,7 @@ def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
     task = task or load_task("reverse", **TINY)
     options = dict(width=16, layers=1, heads=2, max_length=8, dropout=0.2, shifts=3) | options
     model = make_model(kind, task, **options)
-    recipe = recipe or Recipe(steps=12, tokens=40, warmup=4, report=3, checkpoint=4)
+    recipe = recipe or Recipe(steps=12, tokens=40, warmup=4, short=8, report=3, checkpoint=4)
     return model, train(model, task, recipe, folder, resume, progress=False)
 
 

@@ -12,7 +12,7 @@ from sar_minimal import training
 from sar_minimal.losses import ar_loss
 from sar_minimal.models import load
 from sar_minimal.shift import START, shift_right
-from sar_minimal.tasks import batch_plan, batches, load_task, make_batch
+from sar_minimal.tasks import Split, batch_plan, batches, load_task, make_batch
 from sar_minimal.training import Interrupted, Recipe, evaluate, load_run, loss_of, make_model, train
 
 TASK = load_task("reverse", **TINY)
@@ -195,6 +195,22 @@ def test_evaluate(name):
     assert found == pytest.approx(evaluate(model, split, tokens=8), abs=1e-5)
 
 
+def test_the_shortest_third():
+    """No pair that is left out is shorter than one that is kept; their order stays."""
+    for n in (1, 2, 7, 30):
+        split = Split(TASK.train.x[:n], TASK.train.y[:n])
+        kept = training.shortest(split)
+        assert len(kept) == max(1, n // 3)
+        places = [split.x.index(x) for x in kept.x]
+        assert places == sorted(places) and kept.y == [split.y[i] for i in places]
+        others = [len(x) for x in split.x if x not in kept.x]
+        assert max(map(len, kept.x)) <= min(others, default=math.inf)
+    with pytest.raises(ValueError, match="short: expected at most steps = 5, got 6"):
+        Recipe(steps=5, short=6)
+    with pytest.raises(ValueError, match="short: expected a whole number >= 0, got 0.5"):
+        Recipe(short=0.5)
+
+
 def test_rate():
     """Up in a line for ``warmup`` steps, then down a cosine to 0."""
     recipe = Recipe(steps=100, warmup=10, rate=1.0)
@@ -210,13 +226,20 @@ def test_rate():
 
 @pytest.mark.parametrize("kind", training.KINDS)
 def test_the_loop_by_hand(kind):
-    """Five steps of ``train`` are five steps of AdamW written out, nothing left over between them."""
-    recipe = Recipe(steps=5, tokens=40, warmup=2, clip=0.5, decay=0.1, seed=3)
+    """Five steps of ``train`` are five steps of AdamW written out, nothing left over between them.
+
+    The first two are on the shortest third of the pairs, and their order and that of all start anew.
+    """
+    recipe = Recipe(steps=5, tokens=40, warmup=2, clip=0.5, decay=0.1, seed=3, short=2)
     model, _ = run(None, kind, recipe, dropout=0.0)
     mine = make_model(kind, TASK, width=16, layers=1, heads=2, max_length=8, shifts=3)
     optimizer = torch.optim.AdamW(mine.parameters(), weight_decay=0.1, betas=(0.9, 0.98))
     torch.manual_seed(3)
-    for step, batch in zip(range(5), batches(TASK.train, 40, seed=(3, 0)), strict=False):
+    first = batches(training.shortest(TASK.train), 40, seed=(3, 0))
+    rest = batches(TASK.train, 40, seed=(3, 0))
+    for step, batch in enumerate(
+        itertools.chain(itertools.islice(first, 2), itertools.islice(rest, 3))
+    ):
         optimizer.zero_grad()
         loss_of(mine, batch).backward()
         torch.nn.utils.clip_grad_norm_(mine.parameters(), 0.5)

@@ -539,9 +539,16 @@ BUGS = [
     Bug(
         "data from the start",
         "A resumed run reads the first batches again and never the last.",
-        training._endless,
+        training._passes,
         {"skip=skip)": "skip=0)"},
         ((laws.resume_is_exact, "lm"),),
+    ),
+    Bug(
+        "short for longer",
+        "A run that stopped among the short pairs counts them from 0 again when it goes on.",
+        training._endless,
+        {"recipe.short - step)": "recipe.short)"},
+        ((laws.resume_is_exact, "sar"),),
     ),
     Bug(
         "file half written",
