@@ -137,6 +137,11 @@ def install(venv):
     if problem:
         sys.exit(f"[setup] {problem}")
 
+    # uv does not compile, and where PYTHONDONTWRITEBYTECODE is set nobody ever would: each start of Python would
+    # compile torch, sympy and matplotlib anew, for up to ten seconds. Files that are no valid Python are left.
+    say("compiling what was installed to bytecode")
+    subprocess.run([python, "-m", "compileall", "-qq", "-j", "0", str(venv / "lib")])
+
 
 def main(venv):
     if sys.version_info < OLDEST:
