@@ -179,7 +179,8 @@ def cell(models: Models, test: Split, B: int, plan: Plan, before: dict[str, tupl
         with positions_read(models) as read:
             first[name] = [seconds(lambda n=name, c=call: found.update({n: c()}))]
         work[name] = sum(read) / sum(map(len, test.x))
-    rounds = min(plan.rounds, int(plan.budget / sum(t for (t,) in first.values())))
+    together = sum(t for (t,) in first.values())  # 0: not one decoder is within the budget
+    rounds = min(plan.rounds, int(plan.budget / together)) if together else 0
     # A round that takes so long has no use for another one to warm up.
     times = in_turns({n: calls[n] for n in first}, rounds, warm=False) if rounds else first
     before |= {n: (B, statistics.median(t) / len(xs)) for n, t in times.items()}
@@ -417,7 +418,7 @@ def bench_decode(
     png_path: Path | None = None,
     compiled: bool = False,
 ) -> dict[str, list[dict]]:
-    """Measure, print tables, and write all rows to ``json_path`` and a figure to ``png_path`` if given.
+    """Measure, print tables, and write all rows to ``json_path``, part by part, and a figure to ``png_path``, if given.
 
     compiled: also what torch.compile and CUDA graphs do, which takes a minute or more to compile.
     Returns the tables by name. Raises MissingPackage before anything is measured if a figure is asked for
@@ -429,6 +430,12 @@ def bench_decode(
     torch.set_num_threads(max(plan.threads))
     began, tables = time.perf_counter(), {"machine": [machine() | asdict(plan)]}
     print("  ".join(f"{k} {v}" for k, v in tables["machine"][0].items()))
+
+    def keep():  # after each part, so that an interruption loses none that was measured
+        tables["machine"][0]["minutes"] = (time.perf_counter() - began) / 60
+        if json_path is not None:
+            write_atomically(Path(json_path), (json.dumps(tables, indent=1) + "\n").encode())
+
     task, models, spent = trained(plan)
     row = {f"{kind}, seconds": s for kind, s in spent.items()}
     row |= {"hanzi": len(task.target) - 4, "longest document": max(map(len, task.train.x))}
@@ -437,6 +444,7 @@ def bench_decode(
     print(f"\nDECODERS. {NOTES['decoders']}")
     for rows in grid(models, task.test, plan):
         tables["decoders"] += rows
+        keep()
         _print(rows, CELL, head=len(tables["decoders"]) == len(rows))
     for name, measure in (
         ("peers", lambda: [_peer_row(B) for B in (1, 32)]),
@@ -450,13 +458,11 @@ def bench_decode(
             torch.set_num_threads(threads)
             rows += measure()
         _show(tables, name, rows, NOTES[name])
+        keep()
     _show(tables, "pays until B", pays_until(tables["decoders"]), NOTES["pays until B"])
     _show(tables, "goals", goals(tables["decoders"], tables["peers"]), NOTES["goals"])
-    minutes = (time.perf_counter() - began) / 60
-    print(f"\n{minutes:.1f} minutes in all")
-    tables["machine"][0]["minutes"] = minutes
-    if json_path is not None:
-        write_atomically(Path(json_path), (json.dumps(tables, indent=1) + "\n").encode())
+    keep()
+    print(f"\n{tables['machine'][0]['minutes']:.1f} minutes in all")
     if png_path is not None:
         write_atomically(Path(png_path), picture(tables))
     return tables

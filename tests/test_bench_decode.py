@@ -94,6 +94,28 @@ def test_what_would_take_too_long_is_left_out_and_said(models, task):
     assert before["beam 4"] == (1, 1000.0)
 
 
+def test_a_cell_may_be_too_much_for_all_decoders(models, task):
+    """T 512 with 256 documents was: a division by the time of nothing."""
+    before = dict.fromkeys([*DECODERS, "bare forward"], (1, 1000.0))
+    rows = cell(models, documents(task.test, [4] * 8), 2, TINY, before)
+    assert [row["decoder"] for row in rows] == list(DECODERS)
+    assert all("over budget" in row and "ms" not in row for row in rows)
+
+
+def test_what_was_measured_is_kept_when_the_rest_is_not(monkeypatch, tmp_path):
+    """Ctrl-C in the second cell leaves the first one's rows in the file."""
+
+    def first_cell_only(models, test, plan):
+        yield [{"decoder": "greedy", "T": 4, "B": 1, "threads": 1, "ms": 1.0}]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_decode, "grid", first_cell_only)
+    with pytest.raises(KeyboardInterrupt):
+        bench_decode.bench_decode(TINY, tmp_path / "some.json")
+    kept = json.loads((tmp_path / "some.json").read_text())
+    assert [row["decoder"] for row in kept["decoders"]] == ["greedy"] and kept["training"]
+
+
 def test_positions_are_counted_and_the_counting_ends(models):
     x = torch.randint(4, models.ar.config.source_vocab, (3, 5))
     with positions_read(models) as read:
