@@ -47,7 +47,7 @@ class Plan:
     validation sentences, evenly spaced, None for all. timed: so many are decoded one at a time.
     """
 
-    steps: int = 2500
+    steps: int = 1200
     tokens: int = 1024
     rate: float = 4e-3
     width: int = 128
