@@ -1159,7 +1159,7 @@ def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
 def resume_is_exact(kind, tmp_path):
     """A run that was stopped and resumed ends with the weights, to the last bit, of one that was not."""
     model, metrics = run(tmp_path / "whole", kind)
-    with ctrl_c(at_step=6), contextlib.suppress(training.Interrupted):
+    with ctrl_c(at_step=7), contextlib.suppress(training.Interrupted):
         run(tmp_path / "parts", kind)
         raise AssertionError("Ctrl-C was not noticed")
     resumed, parts = run(tmp_path / "parts", kind, resume=True)
