@@ -186,7 +186,7 @@ NETWORKS = {  # each name, its kind and what is special about it
 
 def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> dict:
     """name of ``NETWORKS`` to (model, seconds of training). The first half of the steps is on short sentences:
-    all of the networks gain by it, and the autoregressive one does not find its source without."""
+    without that the autoregressive one does not find its source, and no network loses by it that we could tell."""
     from .training import Recipe, make_model, train
 
     models = {}
