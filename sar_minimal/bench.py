@@ -5,7 +5,6 @@ process, and the figure is the median of the ratios of neighbouring turns.
 """
 
 import importlib.util
-import json
 import platform
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .decoding import beam, greedy, log_likelihood, one_pass
-from .files import write_atomically
+from .files import write_json
 from .models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR, Model
 from .tasks import SPECIALS, Batch, Split, Task, accuracy, batches, language_of, load_task
 from .theory import HomophoneLanguage
@@ -317,7 +316,7 @@ def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) 
         rows.append(row)
         print(_line(row), flush=True)
     if json_path is not None:
-        write_atomically(Path(json_path), (json.dumps(rows, indent=2) + "\n").encode())
+        write_json(json_path, rows, indent=2)
     return rows
 
 

@@ -7,7 +7,6 @@ step of greedy decoding has to multiply and to read, against this machine's meas
 """
 
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from .bench import FLAGSHIP, bench_greedy, in_turns, machine, ratio, seconds
 from .decoding import beam, greedy, one_pass
-from .files import package_folder, write_atomically
+from .files import package_folder, write_atomically, write_json
 from .models import Config, DualStreamSAR, EncoderDecoderAR, MaskedModel
 from .parallel import draft_and_verify, jacobi, mask_predict
 from .shift import check_whole
@@ -434,7 +433,7 @@ def bench_decode(
     def keep():  # after each part, so that an interruption loses none that was measured
         tables["machine"][0]["minutes"] = (time.perf_counter() - began) / 60
         if json_path is not None:
-            write_atomically(Path(json_path), (json.dumps(tables, indent=1) + "\n").encode())
+            write_json(json_path, tables, indent=1)
 
     task, models, spent = trained(plan)
     row = {f"{kind}, seconds": s for kind, s in spent.items()}

@@ -7,7 +7,6 @@ the test split is read once (section 5).
 """
 
 import importlib.util
-import json
 import math
 import statistics
 import time
@@ -22,7 +21,7 @@ import torch
 
 from .bench import convert, machine, neural_decoders, seconds
 from .decoding import one_pass, rescore
-from .files import write_atomically
+from .files import write_json
 from .lexicon import Lexicon, bayes_limit
 from .ngram import NGram, WordNGram
 from .parallel import draft_and_verify, mask_predict
@@ -90,8 +89,7 @@ def sample(split: Split, n: int | None) -> Split:
     """``n`` pairs, evenly spaced, all if None or too few: news is in the order of its sources."""
     if n is None or n >= len(split):
         return split
-    at = [i * len(split) // n for i in range(n)]
-    return Split([split.x[i] for i in at], [split.y[i] for i in at])
+    return split.take(i * len(split) // n for i in range(n))
 
 
 def task_of(corpus: str, plan: Plan, vocabulary_of: str = "news") -> Task:
@@ -468,7 +466,7 @@ def bench_pinyin(
             print(f"\n{name.upper()}", *lines(rows), sep="\n", flush=True)
             tables["machine"][0]["minutes"] = (time.perf_counter() - began) / 60
             if json_path is not None:
-                write_atomically(Path(json_path), (json.dumps(tables, indent=1) + "\n").encode())
+                write_json(json_path, tables, indent=1)
     print(f"\n{NOTES}\n{tables['machine'][0]['minutes']:.1f} minutes in all")
     return tables
 

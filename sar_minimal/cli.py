@@ -6,6 +6,7 @@ decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -177,9 +178,7 @@ def _train(task, model, out, resume, corpus, **options) -> int:
     from .tasks import load_task
     from .training import Recipe, make_model, train
 
-    recipe = Recipe(
-        **{k: options.pop(k) for k in ("steps", "short", "tokens", "rate", "seed") if k in options}
-    )
+    recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if f.name in options})
     loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
     metrics = train(
         make_model(model, loaded, seed=recipe.seed, **options), loaded, recipe, out, resume

@@ -49,6 +49,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def write_json(path: str | Path, value, **options) -> None:
+    """``value`` as JSON with a line end, written as ``write_atomically`` does. options: of ``json.dumps``."""
+    write_atomically(Path(path), (json.dumps(value, **options) + "\n").encode())
+
+
 CACHE_FORMAT = 1  # to be raised when what ``build`` makes of the same key changes
 
 

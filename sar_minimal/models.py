@@ -37,7 +37,7 @@ from .attention import (
     padding_mask,
     rotations,
 )
-from .files import write_atomically
+from .files import write_atomically, write_json
 from .shift import PAD, START, check_lengths, check_range, check_shifts, check_tokens, check_whole
 
 
@@ -466,7 +466,7 @@ def save(model: Model, folder: str | Path) -> None:
     }
     config = {"model": type(model).__name__, "config": asdict(model.config)}
     write_atomically(folder / "model.safetensors", to_bytes(weights))
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_json(folder / "config.json", config, indent=2)
 
 
 class DamagedCheckpoint(ValueError):

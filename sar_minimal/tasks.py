@@ -129,6 +129,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def take(self, rows: Iterable[int]) -> "Split":
+        """The pairs at these places, in this order."""
+        rows = list(rows)
+        return Split([self.x[i] for i in rows], [self.y[i] for i in rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:

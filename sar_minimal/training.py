@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .files import write_atomically
+from .files import write_atomically, write_json
 from .lengths import CTCSAR, LengthSAR, ctc_loss, length_loss
 from .losses import ar_loss, slm_loss
 from .models import (
-    MODELS,
     Config,
     DamagedCheckpoint,
+    DecoderLM,
     DualStreamSAR,
     EncoderDecoderAR,
     MaskedModel,
@@ -107,14 +107,14 @@ def choose_device() -> tuple[torch.device, str]:
 
 
 KINDS = {
-    "sar": "DualStreamSAR",
-    "ar": "EncoderDecoderAR",
-    "lm": "DecoderLM",
-    "masked": "MaskedModel",
-    "shifted": "ShiftedLM",
-    "length": "LengthSAR",
-    "ctc": "CTCSAR",
-    "transition": "TransitionSAR",
+    "sar": DualStreamSAR,
+    "ar": EncoderDecoderAR,
+    "lm": DecoderLM,
+    "masked": MaskedModel,
+    "shifted": ShiftedLM,
+    "length": LengthSAR,
+    "ctc": CTCSAR,
+    "transition": TransitionSAR,
 }
 
 
@@ -129,7 +129,7 @@ def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
         raise ValueError(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
     config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
     torch.manual_seed(seed)
-    return MODELS[KINDS[kind]](config)
+    return KINDS[kind](config)
 
 
 def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
@@ -389,7 +389,7 @@ def shortest(split: Split) -> Split:
     """The third of the pairs with the shortest x, at least one, in the order of ``split``."""
     by_length = sorted(range(len(split)), key=lambda i: len(split.x[i]))
     kept = sorted(by_length[: max(1, len(split) // 3)])
-    return Split([split.x[i] for i in kept], [split.y[i] for i in kept])
+    return split.take(kept)
 
 
 def _bar(steps: int, done: int, progress: bool):
@@ -484,9 +484,7 @@ def write_task(task: Task, out: Path) -> None:
         "source": list(task.source.tokens),
         "target": list(task.target.tokens),
     }
-    write_atomically(
-        out / "task.json", (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode()
-    )
+    write_json(out / "task.json", about, ensure_ascii=False, indent=1)
 
 
 def load_run(

@@ -21,21 +21,18 @@ from sar_minimal import training
 from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding_mask, rotations
 from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
 from sar_minimal.files import write_atomically
-from sar_minimal.lengths import CTCSAR, LengthSAR, collapse, ctc_pass, length_pass
+from sar_minimal.lengths import collapse, ctc_pass, length_pass
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.models import (
     Config,
-    DecoderLM,
     DualStreamSAR,
     EncoderDecoderAR,
-    MaskedModel,
-    ShiftedLM,
 )
 from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
 from sar_minimal.tasks import Batch, load_task, make_batch
 from sar_minimal.training import Recipe, hide, loss_of, make_model, train
-from sar_minimal.transition import TransitionSAR, transition_loss, transition_pass
+from sar_minimal.transition import transition_loss, transition_pass
 
 SAR = {
     f"sar-{mask}-{streams}-{completion}": dict(mask=mask, streams=streams, completion=completion)
@@ -65,16 +62,7 @@ def build(name: str, V: int = 11, **options):
     """The model called ``name``, loud, in evaluation mode; x has a vocabulary of its own if it may."""
     options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
     S = V if options.get("completion") == "copy" else V + 1
-    kinds = {
-        "ar": EncoderDecoderAR,
-        "lm": DecoderLM,
-        "masked": MaskedModel,
-        "shifted": ShiftedLM,
-        "transition": TransitionSAR,
-        "length": LengthSAR,
-        "ctc": CTCSAR,
-    }
-    kind = kinds.get(name, DualStreamSAR)
+    kind = training.KINDS.get(name, DualStreamSAR)
     model = kind(Config(target_vocab=V, source_vocab=S, **options))
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
