@@ -355,13 +355,14 @@ def table(
 
     trained: seconds of training by row name. sample: so many sentences are timed, one at a time.
     """
-    from .ngram import NGram, WordLattice
+    from .lexicon import Lexicon
+    from .ngram import NGram
     from .pinyin import word_model
 
     V = len(task.target)
     counted = {f"{name} of the training text": NGram(task.train, order, V) for order, name in
                ((1, "most frequent hanzi"), (2, "bigram"), (3, "trigram"))}  # fmt: skip
-    counted["word lattice of jieba's dictionary"] = WordLattice.from_model(
+    counted["word lattice of jieba's dictionary"] = Lexicon.from_model(
         word_model(), task.source, task.target
     )
     device = next(sar.parameters()).device

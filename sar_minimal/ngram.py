@@ -4,7 +4,7 @@
 
     y* = argmax_y  prod_t p(y_t | y_{t-n+1..t-1}) p(x_t | y_t) * p(</s> | y_{T-n+2..T})
 
-``WordLattice`` (``lexicon.Lexicon``) needs no corpus, only a dictionary: the best way to cut x into words. Both
+``Lexicon``, the word lattice of ``lexicon.py``, needs no corpus, only a dictionary: the best way to cut x into words. Both
 are searched exactly (Viterbi), so an error of theirs is an error of the model, never of the search (section 5).
 ``WordNGram`` joins the two, by a beam.
 """
@@ -290,9 +290,6 @@ class NGram:
             path.append(int(column[1][w]))
             v, w = int(pointer[v, w]), v
         return path[:0:-1]
-
-
-WordLattice = Lexicon  # as a decoder: what the other rows of a table are compared with
 
 
 class WordNGram:

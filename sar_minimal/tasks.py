@@ -177,8 +177,7 @@ def batch_plan(
     epoch); without, both are in order of length. ``len(batch_plan(...))`` is the number of steps of one pass.
     Raises ValueError when a single pair is longer than the budget.
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise ValueError(f"tokens: expected a token budget (an int >= 1), got {tokens!r}")
+    check_whole("tokens", tokens)
     S = np.fromiter(map(len, split.x), np.int64, len(split))
     longest = np.maximum(S, np.fromiter(map(len, split.y), np.int64, len(split)))
     if len(split) and longest.max() > tokens:
@@ -212,8 +211,7 @@ def batches(
     The same (split, tokens, seed) gives the same batches, so a run that stopped after n of them goes
     on with ``skip=n``. Raises ValueError at the call, not at the first batch.
     """
-    if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
-        raise ValueError(f"skip: expected a number of batches (an int >= 0), got {skip!r}")
+    check_whole("skip", skip, least=0)
     plan = batch_plan(split, tokens, seed)[skip:]
     return (
         Batch(

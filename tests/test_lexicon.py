@@ -9,7 +9,7 @@ import pytest
 
 from sar_minimal import pinyin
 from sar_minimal.lexicon import Lattice, Lexicon, bayes_limit
-from sar_minimal.ngram import NGram, WordLattice, WordNGram
+from sar_minimal.ngram import NGram, WordNGram
 from sar_minimal.shift import UNKNOWN
 from sar_minimal.tasks import Split
 
@@ -264,7 +264,6 @@ def test_the_two_best_differ():
 
 
 def test_what_lexicons_refuse(lexicon, ngram):
-    assert WordLattice is Lexicon
     for arguments, message in (
         (([], [], []), "at least one, got 0, 0 and 0"),
         (([(4,)], [(10,)], [0.0, 0.0]), "got 1, 1 and 2"),

@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from sar_minimal.ngram import KneserNey, NGram, WordLattice
+from sar_minimal.lexicon import Lexicon
+from sar_minimal.ngram import KneserNey, NGram
 from sar_minimal.pinyin import WordModel
 from sar_minimal.shift import END, START, UNKNOWN
 from sar_minimal.tasks import Split, Vocab
@@ -210,7 +211,7 @@ def segmentations(x):
 
 
 def test_the_lattice_finds_the_best_segmentation():
-    lattice = WordLattice(WORDS, READINGS, WEIGHTS)
+    lattice = Lexicon(WORDS, READINGS, WEIGHTS)
     for n in range(1, 7):
         for x in itertools.product((10, 11), repeat=n):
             best = max(segmentations(x))
@@ -220,30 +221,28 @@ def test_the_lattice_finds_the_best_segmentation():
 
 
 def test_the_lattice_reads_alone_what_no_word_covers():
-    lattice = WordLattice(WORDS, READINGS, WEIGHTS)
+    lattice = Lexicon(WORDS, READINGS, WEIGHTS)
     assert lattice.decode([[12], [12, 12, 12], [99, 11], []]) == [[7], [7, 7, 7], [UNKNOWN, 5], []]
 
 
 def test_the_lattice_from_a_word_model():
     model = WordModel(("上海", "商"), (("shang", "hai"), ("shang",)), np.array([0.5, 0.5]), 1.0)
     source, target = Vocab(["hai", "shang"]), Vocab(["上", "海", "商"])
-    lattice = WordLattice.from_model(model, source, target)
+    lattice = Lexicon.from_model(model, source, target)
     x = source.encode(["shang", "shang", "hai"])
     assert target.decode(lattice.decode([x])[0]) == ["商", "上", "海"]
     assert lattice.read[(5,)][0] == (pytest.approx(math.log(0.5 * 7 / 8)), (6,))
-    smaller = WordLattice.from_model(
-        model, source, Vocab(["商"])
-    )  # 上海 cannot be spelled: left out
+    smaller = Lexicon.from_model(model, source, Vocab(["商"]))  # 上海 cannot be spelled: left out
     assert smaller.decode([x]) == [[4, 4, UNKNOWN]]
 
 
 def test_what_the_lattice_refuses():
     with pytest.raises(ValueError, match="at least one, got 0, 0 and 0"):
-        WordLattice([], [], [])
+        Lexicon([], [], [])
     with pytest.raises(ValueError, match="got 1, 1 and 2"):
-        WordLattice([(4,)], [(10,)], [0.0, 0.0])
+        Lexicon([(4,)], [(10,)], [0.0, 0.0])
     with pytest.raises(ValueError, match=r"word \(4,\) has the reading \(10, 11\)"):
-        WordLattice([(4,)], [(10, 11)], [0.0])
+        Lexicon([(4,)], [(10, 11)], [0.0])
     with pytest.raises(ValueError, match="can spell"):
         model = WordModel(("商",), (("shang",),), np.array([1.0]), 1.0)
-        WordLattice.from_model(model, Vocab(["hai"]), Vocab(["海"]))
+        Lexicon.from_model(model, Vocab(["hai"]), Vocab(["海"]))

@@ -150,9 +150,9 @@ def test_batches_refuse_at_the_call(split):
     with pytest.raises(ValueError, match=r"pair 1 has 5 tokens, more than the budget of 4"):
         batches(Split([[4], [4]], [[4], [4] * 5]), 4)
     for tokens in (0, 2.5, True):
-        with pytest.raises(ValueError, match="expected a token budget"):
+        with pytest.raises(ValueError, match="tokens: expected a whole number >= 1"):
             batches(split, tokens)
-    with pytest.raises(ValueError, match="skip: expected a number of batches"):
+    with pytest.raises(ValueError, match="skip: expected a whole number >= 0"):
         batches(split, 100, skip=-1)
 
 
