@@ -1,0 +1,116 @@
+"""Models trained side by side: the weights of one after the other, and nothing left behind."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from laws import TINY
+
+from sar_minimal import side_by_side
+from sar_minimal.side_by_side import train_all
+from sar_minimal.tasks import load_task
+from sar_minimal.training import Recipe, make_model, train
+
+TASK = load_task("reverse", **TINY)
+KINDS = ("ar", "sar", "masked")
+
+
+def new_runs(seed=0):
+    size = {"width": 16, "layers": 1, "heads": 2, "max_length": 8}
+    recipe = Recipe(steps=12, tokens=40, warmup=4, report=3, seed=seed)
+    return [(make_model(kind, TASK, seed, **size), TASK, recipe) for kind in KINDS]
+
+
+def weights(runs):
+    return [torch.cat([w.detach().flatten() for w in model.parameters()]) for model, _, _ in runs]
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Sets the number of threads for a test, and says on which device it is."""
+    monkeypatch.setenv("SAR_DEVICE", "cpu")
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("number", (1, 2, 5))
+def test_the_same_weights_however_many_processes(threads, number):
+    threads(1)
+    expected = new_runs()
+    rows = [train(*run, progress=False) for run in expected]
+    threads(number)
+    torch.manual_seed(7)
+    state, runs = torch.get_rng_state(), new_runs()
+    torch.set_rng_state(state)
+    found = train_all(runs)
+    assert all(map(torch.equal, weights(runs), weights(expected)))
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers have moved"
+    assert torch.get_num_threads() == number
+    assert not any(model.training for model, _, _ in runs)
+    for mine, theirs in zip(found, rows, strict=True):
+        keys = ("step", "loss", "rate", "validation")
+        assert [[row[k] for k in keys] for row in mine] == [
+            [row[k] for k in keys] for row in theirs
+        ]
+    assert not multiprocessing.active_children()
+
+
+def test_without_processes(threads, monkeypatch):
+    """Where nothing can be forked, one after the other gives the same, at any number of threads."""
+    threads(2)
+    side, alone = new_runs(), new_runs()
+    train_all(side)
+    monkeypatch.setattr("sys.platform", "elsewhere")
+    monkeypatch.setattr(side_by_side, "_in_processes", None)
+    train_all(alone)
+    assert all(map(torch.equal, weights(side), weights(alone)))
+    assert torch.get_num_threads() == 2
+
+
+def test_nothing_to_train():
+    assert train_all([]) == []
+
+
+def test_a_model_twice():
+    run = new_runs()[0]
+    with pytest.raises(ValueError, match="runs: expected each model once"):
+        train_all([run, run])
+
+
+def test_the_error_of_a_run(threads):
+    """It is the one that ``train`` raises, and no model is half-way between before and after."""
+    threads(2)
+    runs = new_runs()
+    model, _, recipe = runs[1]
+    runs[1] = model, load_task("pinyin", lexicon=100, sizes=(10, 0, 0)), recipe
+    before = weights(runs)
+    with pytest.raises(ValueError, match="model: expected source_vocab"):
+        train_all(runs)
+    assert all(map(torch.equal, weights(runs), before))
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_dies(threads, monkeypatch):
+    """As one does that the system kills for want of memory: an error at once, not an endless wait."""
+    threads(2)
+    monkeypatch.setattr(
+        side_by_side, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        train_all(new_runs())
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c(threads, monkeypatch):
+    threads(2)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(side_by_side, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(new_runs())
+    assert not multiprocessing.active_children()
