@@ -173,28 +173,30 @@ def installed_converter(task: Task) -> System | None:
 
 # ------------------------------------------------------------- what is trained
 
-NETWORKS = {  # each name, its kind and what is special about it
-    "as written": ("sar", {"mask": "causal"}),
-    "sar": ("sar", {"mask": "full"}),
+NETWORKS = {  # each name, its kind and what is special about it; those that take longest come first
+    "transition": ("transition", {"candidates": 16}),
     "ar": ("ar", {}),
     "masked": ("masked", {"mask": "full"}),
-    "transition": ("transition", {"candidates": 16}),
+    "sar": ("sar", {"mask": "full"}),
+    "as written": ("sar", {"mask": "causal"}),
 }
 
 
 def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> dict:
-    """name of ``NETWORKS`` to (model, seconds of training). The first half of the steps is on short sentences:
-    without that the autoregressive one does not find its source, and no network loses by it that we could tell."""
-    from .training import Recipe, make_model, train
+    """name of ``NETWORKS`` to (model, seconds of training with one thread). The first half of the steps is on short
+    sentences: without that the autoregressive one does not find its source, and no network loses by it that we could tell.
+    """
+    from .side_by_side import train_all
+    from .training import Recipe, make_model
 
+    size = {"width": plan.width, "layers": plan.layers, "heads": plan.heads}
+    recipe = Recipe(plan.steps, plan.tokens, plan.rate, seed=seed, short=plan.steps // 2)
     models = {}
     for name in only:
         kind, options = NETWORKS[name]
-        size = {"width": plan.width, "layers": plan.layers, "heads": plan.heads}
-        model = make_model(kind, task, seed, **size, **options)
-        recipe = Recipe(plan.steps, plan.tokens, plan.rate, seed=seed, short=plan.steps // 2)
-        models[name] = model, train(model, task, recipe, progress=False)[-1]["seconds"]
-    return models
+        models[name] = make_model(kind, task, seed, **size, **options)
+    rows = train_all((model, task, recipe) for model in models.values())
+    return {n: (m, r[-1]["seconds"]) for (n, m), r in zip(models.items(), rows, strict=True)}
 
 
 def networks(models: dict, task: Task, trigram: NGram) -> dict[str, System]:
