@@ -23,8 +23,8 @@ def train_all(runs: Iterable[Run]) -> list[list[dict]]:
     """Train each model in place, as ``train`` does; returns what ``train`` returns, in the order of ``runs``.
 
     The weights are those of ``train`` under ``torch.set_num_threads(1)``, to the last bit, however many
-    processes there are: as many as torch may use threads (``torch.get_num_threads()``), on Linux and a CPU.
-    Elsewhere, and for a single thread, one model after the other. torch's random state is left as it was;
+    processes there are: as many as torch may use threads (``torch.get_num_threads()``), where ``can_fork``.
+    Elsewhere, on a GPU, and for a single thread, one model after the other. torch's random state is left as it was;
     the models end on the CPU. Raises what ``train`` raises, and RuntimeError if a process dies (for want of
     memory, say); the others are stopped then, and what they had learned is lost.
     """
@@ -32,7 +32,7 @@ def train_all(runs: Iterable[Run]) -> list[list[dict]]:
     if len({id(model) for model, _, _ in runs}) < len(runs):
         raise ValueError("runs: expected each model once, got one of them twice")
     threads, device = torch.get_num_threads(), choose_device()[0]
-    if device.type == "cpu" and sys.platform == "linux" and min(threads, len(runs)) > 1:
+    if device.type == "cpu" and can_fork() and min(threads, len(runs)) > 1:
         return _in_processes(runs, threads)
     state = torch.get_rng_state()
     try:
@@ -42,6 +42,12 @@ def train_all(runs: Iterable[Run]) -> list[list[dict]]:
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
+
+
+def can_fork() -> bool:
+    """Linux without a GPU: where there is one, torch refuses a backward pass in the fork of a process that has
+    made one, and macOS and Windows have no fork that is safe."""
+    return sys.platform == "linux" and not torch.cuda.is_available()
 
 
 def _train(model: Model, task: Task, recipe: Recipe) -> list[dict]:

@@ -9,12 +9,13 @@ import torch
 from laws import TINY
 
 from sar_minimal import side_by_side
-from sar_minimal.side_by_side import train_all
+from sar_minimal.side_by_side import can_fork, train_all
 from sar_minimal.tasks import load_task
 from sar_minimal.training import Recipe, make_model, train
 
 TASK = load_task("reverse", **TINY)
 KINDS = ("ar", "sar", "masked")
+forks = pytest.mark.skipif(not can_fork(), reason="no processes here")
 
 
 def new_runs(seed=0):
@@ -63,7 +64,7 @@ def test_without_processes(threads, monkeypatch):
     threads(2)
     side, alone = new_runs(), new_runs()
     train_all(side)
-    monkeypatch.setattr("sys.platform", "elsewhere")
+    monkeypatch.setattr(side_by_side, "can_fork", lambda: False)
     monkeypatch.setattr(side_by_side, "_in_processes", None)
     train_all(alone)
     assert all(map(torch.equal, weights(side), weights(alone)))
@@ -80,6 +81,7 @@ def test_a_model_twice():
         train_all([run, run])
 
 
+@forks
 def test_the_error_of_a_run(threads):
     """It is the one that ``train`` raises, and no model is half-way between before and after."""
     threads(2)
@@ -93,6 +95,7 @@ def test_the_error_of_a_run(threads):
     assert not multiprocessing.active_children()
 
 
+@forks
 def test_a_process_that_dies(threads, monkeypatch):
     """As one does that the system kills for want of memory: an error at once, not an endless wait."""
     threads(2)
@@ -104,6 +107,7 @@ def test_a_process_that_dies(threads, monkeypatch):
     assert not multiprocessing.active_children()
 
 
+@forks
 def test_ctrl_c(threads, monkeypatch):
     threads(2)
 
