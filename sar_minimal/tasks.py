@@ -174,7 +174,8 @@ def batch_plan(
     Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a model that
     predicts T would see one answer a batch otherwise, and learns that. With a seed, pairs of one length
     and the batches themselves are shuffled, the same way each time (a seed may be several ints, such as run and
-    epoch); without, both are in order of length. ``len(batch_plan(...))`` is the number of steps of one pass.
+    epoch); without, both are in order of length. ``len(batch_plan(...))`` is the number of steps of one pass:
+    of this one, since another order may fill the batches otherwise.
     Raises ValueError when a single pair is longer than the budget.
     """
     check_whole("tokens", tokens)

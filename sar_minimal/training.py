@@ -378,11 +378,14 @@ def _endless(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
 
 
 def _passes(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
-    """Pass after pass over ``split``; each pass in an order of its own."""
-    epoch, skip = divmod(step, len(batch_plan(split, recipe.tokens)))
+    """Pass after pass over ``split``, each in an order of its own; where y is not as long as x, the order
+    decides how many batches it takes."""
+    epoch = 0
+    while step >= (number := len(batch_plan(split, recipe.tokens, (recipe.seed, epoch)))):
+        epoch, step = epoch + 1, step - number
     while True:
-        yield from batches(split, recipe.tokens, seed=(recipe.seed, epoch), skip=skip)
-        epoch, skip = epoch + 1, 0
+        yield from batches(split, recipe.tokens, (recipe.seed, epoch), skip=step)
+        epoch, step = epoch + 1, 0
 
 
 def shortest(split: Split) -> Split:

@@ -10,6 +10,7 @@ import errno
 import itertools
 import math
 import os
+import random
 import signal
 import unittest.mock
 
@@ -30,7 +31,7 @@ from sar_minimal.models import (
 )
 from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
-from sar_minimal.tasks import Batch, load_task, make_batch
+from sar_minimal.tasks import Batch, Split, batch_plan, load_task, make_batch
 from sar_minimal.training import Recipe, hide, loss_of, make_model, train
 from sar_minimal.transition import transition_loss, transition_pass
 
@@ -1155,6 +1156,26 @@ def resume_is_exact(kind, tmp_path):
         assert torch.equal(weight, resumed.state_dict()[name]), f"{name} differs"
     assert [row["step"] for row in parts] == [row["step"] for row in metrics] == [3, 6, 9, 12]
     assert parts[-1]["validation"] == metrics[-1]["validation"]
+
+
+@law()
+def data_go_on_where_they_stopped():
+    """From step n on, a resumed run reads what a whole one reads, also where passes differ in their batches."""
+    shuffle = random.Random(0)
+    pairs = [([4] * 3, [4 + i % 9] * shuffle.randint(1, 9)) for i in range(40)]
+    split, recipe = (
+        Split(*map(list, zip(*pairs, strict=True))),
+        Recipe(steps=60, tokens=30, short=9),
+    )
+    assert len({len(batch_plan(split, 30, (0, epoch))) for epoch in range(4)}) > 1
+
+    def read(step):
+        return [b.y for b in itertools.islice(training._endless(split, recipe, step), 60 - step)]
+
+    whole = read(0)
+    for step in (5, 9, 20, 33, 58):
+        rest = read(step)
+        assert all(map(torch.equal, rest, whole[step:])), f"another batch behind step {step}"
 
 
 @law()

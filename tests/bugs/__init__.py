@@ -540,8 +540,15 @@ BUGS = [
         "data from the start",
         "A resumed run reads the first batches again and never the last.",
         training._passes,
-        {"skip=skip)": "skip=0)"},
-        ((laws.resume_is_exact, "lm"),),
+        {"skip=step)": "skip=0)"},
+        ((laws.resume_is_exact, "lm"), (laws.data_go_on_where_they_stopped,)),
+    ),
+    Bug(
+        "all passes alike",
+        "A resumed run takes each pass to have as many batches as the first: with numerals it reads another batch.",
+        training._passes,
+        {"(recipe.seed, epoch))))": "(recipe.seed, 0))))"},
+        ((laws.data_go_on_where_they_stopped,),),
     ),
     Bug(
         "short for longer",
