@@ -23,7 +23,7 @@ from .decoding import beam, greedy, one_pass
 from .files import package_folder, write_atomically, write_json
 from .models import Config, DualStreamSAR, EncoderDecoderAR, MaskedModel
 from .parallel import draft_and_verify, jacobi, mask_predict
-from .shift import check_whole
+from .shift import START, check_whole
 from .tasks import Split, Task, accuracy, load_task
 
 GOALS = {"greedy / transformers": 5.0, "draft and verify": 2.5, "one pass / bare forward": 1.3}
@@ -166,8 +166,9 @@ def cell(models: Models, test: Split, B: int, plan: Plan, before: dict[str, tupl
     A call decodes all of ``test`` (a multiple of B documents). before: each decoder's (B, seconds per
     batch) at the next smaller B, kept up to date here: a call is predicted to take as long for each row.
     """
-    xs = torch.tensor(test.x).split(B)
-    calls = {n: lambda d=d: [d(models, x) for x in xs] for n, d in DECODERS.items()}
+    device = next(models.sar.parameters()).device
+    xs = torch.tensor(test.x, device=device).split(B)
+    calls = {n: lambda d=d: _decode(models, d, xs) for n, d in DECODERS.items()}
     calls["bare forward"] = lambda: _forward(models.sar, xs)
     found, work, first, left_out = {}, {}, {}, {}
     for name, call in calls.items():
@@ -208,9 +209,17 @@ def cell(models: Models, test: Split, B: int, plan: Plan, before: dict[str, tupl
     return rows
 
 
+def _decode(models, decode, xs):
+    found = [decode(models, x) for x in xs]
+    found[-1].tokens.cpu()  # waits for a GPU; so below
+    return found
+
+
 @torch.inference_mode()
 def _forward(sar, xs):
-    return [sar(x) for x in xs]
+    logits = [sar(x) for x in xs]
+    logits[-1][..., 0].cpu()
+    return logits
 
 
 def _ratio(times, slow, fast):
@@ -322,37 +331,81 @@ def _stepping(ar, x, y):
 
 
 def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
-    """One pass, and a greedy step, with layers compiled by torch: seconds that the first use takes, and how
-    many times as fast the uses after it are. Then with CUDA graphs, where there is CUDA."""
+    """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the first use takes,
+    and how many times as fast the uses after it are. Then ``graph_rows``."""
     rows = []
-    for what, mode in (("torch.compile", None), ("CUDA graphs", "reduce-overhead")):
-        if mode and not torch.cuda.is_available():
-            rows.append({"compiled": what, "result": "not measured: no CUDA"})
+    for name, decode, model in (
+        ("one pass", one_pass, models.sar),
+        ("greedy", greedy, models.ar),
+    ):
+        plain, fast = copy.deepcopy(model).cpu(), copy.deepcopy(model).cpu()
+        for layer in fast.modules():
+            if type(layer).__name__ == "Block":
+                layer.compile(dynamic=name == "greedy")
+        x = torch.randint(4, model.config.source_vocab, (1, T))
+        row = {"compiled": "torch.compile", "decoder": name, "T": T, "B": 1}
+        row |= {"threads": torch.get_num_threads()}
+        calls = {
+            key: lambda d=decode, m=m, x=x: d(m, x) for key, m in (("plain", plain), ("fast", fast))
+        }
+        try:
+            row["first use, seconds"] = seconds(calls["fast"])
+        except Exception as error:  # a compiler that is not there fails under many names
+            reason = (str(error).splitlines() or [""])[0]
+            rows.append(row | {"result": f"failed: {type(error).__name__} {reason}"[:120]})
             continue
-        device = "cuda" if mode else "cpu"
-        for name, decode, model in (
-            ("one pass", one_pass, models.sar),
-            ("greedy", greedy, models.ar),
-        ):
-            plain, fast = copy.deepcopy(model).to(device), copy.deepcopy(model).to(device)
-            for layer in fast.modules():
-                if type(layer).__name__ == "Block":
-                    layer.compile(mode=mode, dynamic=None if mode else name == "greedy")
-            x = torch.randint(4, model.config.source_vocab, (1, T), device=device)
-            row = {"compiled": what, "decoder": name, "T": T, "threads": torch.get_num_threads()}
-            calls = {
-                key: lambda d=decode, m=m, x=x: d(m, x).tokens.cpu()  # waits for the device
-                for key, m in (("plain", plain), ("fast", fast))
-            }
-            try:
-                row["first use, seconds"] = seconds(calls["fast"])
-            except Exception as error:  # a compiler that is not there fails under many names
-                reason = (str(error).splitlines() or [""])[0]
-                rows.append(row | {"result": f"failed: {type(error).__name__} {reason}"[:120]})
-                continue
-            times = in_turns(calls, rounds)
-            rows.append(row | {"times as fast": ratio(times["plain"], times["fast"])})
+        times = in_turns(calls, rounds)
+        rows.append(row | {"times as fast": ratio(times["plain"], times["fast"])})
+    return rows + graph_rows(models.ar, T, rounds)
+
+
+def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024)) -> list[dict]:
+    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside ``greedy`` itself.
+
+    A step is some hundred kernels that take microseconds each, and Python needs longer to call them than the GPU
+    to run them; a replay calls none. Only x of this very shape can be decoded with it, and nothing may wait for the device
+    while it is recorded, so it holds the steps and not the encoder, whose caller checks its ids. (torch.compile's
+    own mode for this, "reduce-overhead", overwrites the cache of keys that the next step reads.)
+    """
+    if not torch.cuda.is_available():
+        return [{"compiled": "CUDA graphs", "result": "not measured: no CUDA"}]
+    ar, rows = copy.deepcopy(ar).cuda(), []
+    for B in batches:
+        x = torch.randint(4, ar.config.source_vocab, (B, T), device="cuda")
+        replay, tokens, first = _recorded(ar, x)
+        calls = {"plain": lambda x=x: greedy(ar, x), "fast": replay}
+        times = in_turns({n: lambda c=c: (c(), torch.cuda.synchronize()) for n, c in calls.items()}, rounds)  # fmt: skip
+        row = {"compiled": "CUDA graphs", "decoder": "greedy", "T": T, "B": B}
+        row |= {"threads": torch.get_num_threads(), "first use, seconds": first}
+        row |= {"times as fast": ratio(times["plain"], times["fast"])}
+        rows.append(row | {"same": float((tokens == greedy(ar, x).tokens).float().mean())})
     return rows
+
+
+@torch.inference_mode()
+def _recorded(ar, x):
+    """A call that decodes x again, the tokens (B, T) that it writes, and how long the recording took."""
+    T = x.shape[1]
+    state, *_ = ar.start(x, torch.full((len(x),), T, device=x.device), T)
+    start, used = torch.full((len(x), 1), START, device=x.device), state.cache.used
+
+    def steps():
+        state.cache.used, said = used, [start]
+        for _ in range(T):
+            said.append(ar.step(said[-1], state, last=True).argmax(-1))
+        return torch.cat(said[1:], 1)
+
+    side = torch.cuda.Stream()  # a first call makes what must not be made while recording
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        steps()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    began, graph = time.perf_counter(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        tokens = steps()
+    torch.cuda.synchronize()
+    return graph.replay, tokens, time.perf_counter() - began
 
 
 # ------------------------------------------------------------- the goals
@@ -419,15 +472,21 @@ def bench_decode(
 ) -> dict[str, list[dict]]:
     """Measure, print tables, and write all rows to ``json_path``, part by part, and a figure to ``png_path``, if given.
 
-    compiled: also what torch.compile and CUDA graphs do, which takes a minute or more to compile.
+    On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables are about the
+    CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which takes a minute or more to compile.
     Returns the tables by name. Raises MissingPackage before anything is measured if a figure is asked for
     and matplotlib is not installed.
     """
-    plan = plan or Plan()
+    from .training import choose_device
+
+    plan, (device, _) = plan or Plan(), choose_device()
     if png_path is not None:
         package_folder("matplotlib", "book")
+    if device.type != "cpu":
+        plan = replace(plan, threads=plan.threads[:1])
     torch.set_num_threads(max(plan.threads))
     began, tables = time.perf_counter(), {"machine": [machine() | asdict(plan)]}
+    tables["machine"][0]["device"] = str(device)
     print("  ".join(f"{k} {v}" for k, v in tables["machine"][0].items()))
 
     def keep():  # after each part, so that an interruption loses none that was measured
@@ -439,7 +498,7 @@ def bench_decode(
     row = {f"{kind}, seconds": s for kind, s in spent.items()}
     row |= {"hanzi": len(task.target) - 4, "longest document": max(map(len, task.train.x))}
     _show(tables, "training", [row], NOTES["training"])
-    tables["decoders"] = []
+    models, tables["decoders"] = Models(*(m.to(device) for m in models)), []
     print(f"\nDECODERS. {NOTES['decoders']}")
     for rows in grid(models, task.test, plan):
         tables["decoders"] += rows
@@ -450,7 +509,7 @@ def bench_decode(
         ("a step", lambda: step_rows(models.ar, plan.batches, min(plan.lengths[-1], 32), plan.rounds)),
         ("compiled", lambda: compiled_rows(models, min(plan.lengths[-1], 32), plan.rounds)),
     ):  # fmt: skip
-        if name == "compiled" and not compiled:
+        if (name == "compiled" and not compiled) or (name != "compiled" and device.type != "cpu"):
             continue
         rows = []
         for threads in plan.threads:
@@ -459,7 +518,8 @@ def bench_decode(
         _show(tables, name, rows, NOTES[name])
         keep()
     _show(tables, "pays until B", pays_until(tables["decoders"]), NOTES["pays until B"])
-    _show(tables, "goals", goals(tables["decoders"], tables["peers"]), NOTES["goals"])
+    if device.type == "cpu":
+        _show(tables, "goals", goals(tables["decoders"], tables["peers"]), NOTES["goals"])
     keep()
     print(f"\n{tables['machine'][0]['minutes']:.1f} minutes in all")
     if png_path is not None:
@@ -492,7 +552,7 @@ NOTES = {
         "are the longest, more positions in a step are nearly free and parallel decoding pays; once arithmetic is, each\n"
         "position that a guess wastes (work above 1) costs in full."
     ),
-    "compiled": "Off unless asked for: the first use waits for the compiler.",
+    "compiled": "Off unless asked for: the first use waits for the compiler. CUDA graphs: all steps of greedy recorded as one.",
     "pays until B": "The largest measured B at which a decoder is faster than greedy (+: the largest compared).",
     "goals": "For one text at a time. draft and verify: times as fast as greedy, with its tokens.",
 }  # fmt: skip
@@ -535,14 +595,15 @@ def picture(tables: dict[str, list[dict]]) -> bytes:
 
     from . import plots
 
-    cells, steps = tables["decoders"], tables["a step"]
+    cells, steps = tables["decoders"], tables.get("a step")  # steps: on a CPU alone
     lengths, threads, batches = (sorted({r[k] for r in cells}) for k in ("T", "threads", "B"))
     names = [n for n in DECODERS if n != "greedy"]
     colours = (plots.BLUE, plots.PURPLE, plots.SKY, plots.YELLOW, plots.RED, plots.GREEN)
     with plt.rc_context():
         plots.use_style()
         figure, axes = plt.subplots(
-            len(threads), len(lengths) + 1, figsize=(3 * (len(lengths) + 1), 2.9 * len(threads) + 0.6),
+            len(threads), len(lengths) + bool(steps),
+            figsize=(3 * (len(lengths) + bool(steps)), 2.9 * len(threads) + 0.6),
             squeeze=False, sharex=True,
         )  # fmt: skip
         for row, n in zip(axes, threads, strict=True):
@@ -558,6 +619,8 @@ def picture(tables: dict[str, list[dict]]) -> bytes:
                 ax.axhline(1, color=plots.GREY, lw=1, zorder=0)
                 ax.set(yscale="log", title=f"T = {T}, {_threads(n)}")
             row[0].set_ylabel("times as fast as greedy")
+            if not steps:
+                continue
             ax, here = row[-1], [r for r in steps if r["threads"] == n]
             for name, style, colour in (
                 ("step", "o-", plots.ORANGE), ("calls", ":", plots.GREY),
@@ -576,11 +639,12 @@ def picture(tables: dict[str, list[dict]]) -> bytes:
         ratios = [r["times as fast as greedy"] for r in cells if r.get("times as fast as greedy")]
         low, high = min(ratios) / 1.3, max(ratios) * 1.3
         ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-        for ax in (ax for row in axes for ax in row[:-1]):
+        for ax in (ax for row in axes for ax in row[: len(lengths)]):
             ax.set_ylim(low, high)
             ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
             ax.minorticks_off()
-        for ax, where, ncols in ((axes[0, 0], "left", 3), (axes[0, -1], "right", 2)):
+        legends = ((axes[0, 0], "left", 3), (axes[0, -1], "right", 2))
+        for ax, where, ncols in legends if steps else legends[:1]:
             lines, labels = ax.get_legend_handles_labels()
             figure.legend(lines, labels, loc=f"outside lower {where}", ncols=ncols, frameon=False)
         return plots.show(figure, "Speed of decoders against batch size, and why.").png

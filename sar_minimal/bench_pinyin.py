@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from .bench import convert, machine, neural_decoders, seconds
-from .decoding import one_pass, rescore
+from .decoding import log_likelihood, one_pass, rescore
 from .files import write_json
 from .lexicon import Lexicon, bayes_limit
+from .models import DualStreamSAR
 from .ngram import NGram, WordNGram
 from .parallel import draft_and_verify, mask_predict
 from .pinyin import WordModel, word_model
@@ -249,31 +250,36 @@ def _run(decode, model, xs):
 
 class Reranker:
     """Does a network know something that counting does not? Of the ``k`` best paths of ``words``, the one that is
-    best when weight * sum_t log q(y_t | x) of a one-pass model is added to their scores, in nats."""
+    best when weight * log q(y | x) of the network is added to their scores, in nats. All k are read at once."""
 
-    def __init__(self, words: WordNGram, sar, k: int = 10):
-        self.words, self.sar, self.k = words, sar, k
+    def __init__(self, words: WordNGram, network, k: int = 10):
+        self.words, self.network, self.k = words, network, k
+
+    def paths(self, x: Sequence[int]) -> list[tuple[float, float, list[int]]]:
+        """(score, log q, text) of each path, the best first."""
+        found = list(islice(self.words.lattice(x).paths(), self.k))
+        texts = [[token for word in path for token in word] for _, path in found]
+        log_q = self._log_q(x, texts)
+        return [(score, q, text) for (score, _), q, text in zip(found, log_q, texts, strict=True)]
 
     @torch.inference_mode()
-    def paths(self, x: Sequence[int]) -> list[tuple[float, float, list[int]]]:
-        """(score, sum_t log q, text) of each path, the best first."""
-        log_q = self.sar(torch.tensor([x], device=next(self.sar.parameters()).device))[0]
-        log_q, rows = log_q.log_softmax(-1).cpu(), torch.arange(len(x))
-        found = []
-        for score, path in islice(self.words.lattice(x).paths(), self.k):
-            text = [token for word in path for token in word]
-            found.append((score, float(log_q[rows, text].sum()), text))
-        return found
+    def _log_q(self, x, texts) -> list[float]:
+        device = next(self.network.parameters()).device
+        x, y = torch.tensor([x], device=device), torch.tensor(texts, device=device)
+        if isinstance(self.network, DualStreamSAR):
+            log_q = self.network(x)[0].log_softmax(-1)  # (T, V): the same for every text
+            return log_q.gather(1, y.T).sum(0).tolist()
+        return log_likelihood(self.network, x.expand(len(y), -1), y).sum(1).tolist()
 
     @staticmethod
     def best(paths: list, weight: float) -> list[int]:
         return max(paths, key=lambda path: path[0] + weight * path[1])[2]
 
     def tuned(self, split: Split) -> Callable:
-        """``decode`` with the best of five weights on ``split``; 0 is among them, and leaves the network out."""
+        """``decode`` with the best of seven weights on ``split``; 0 is among them, and leaves the network out."""
         every = [self.paths(x) for x in split.x]
         weight = tuned(
-            lambda w: [self.best(p, w) for p in every], split.y, (0.0, 0.1, 0.2, 0.5, 1.0)
+            lambda w: [self.best(p, w) for p in every], split.y, (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
         )
         return lambda xs: [self.best(self.paths(x), weight) for x in xs]
 
@@ -287,15 +293,19 @@ def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
     for seed in plan.seeds:
         models = trained(task, plan, seed)
         rows = networks(models, task, trigram.decode.__self__)
-        rows["dictionary + trigram + one pass"] = joined_with(words, models["sar"], task)
+        rows |= {name: joined_with(words, models[kind], task) for name, kind in JOINED.items()}
         for name, system in rows.items():
             systems.setdefault(name, []).append(system)
     return systems
 
 
-def joined_with(words: System, sar: tuple, task: Task) -> System:
-    """``Reranker`` on top of "dictionary + trigram"; sar: a model and its seconds, as ``trained`` gives them."""
-    model, spent = sar
+# The rows that have a network on top of counting, and which of ``NETWORKS`` it is.
+JOINED = {"dictionary + trigram + one pass": "sar", "dictionary + trigram + AR": "ar"}
+
+
+def joined_with(words: System, network: tuple, task: Task) -> System:
+    """``Reranker`` on top of "dictionary + trigram"; network: a model and its seconds, as ``trained`` gives them."""
+    model, spent = network
     rerank = Reranker(words.decode.__self__, model)
     stored = words.stored + model.number_of_parameters()
     return System(rerank.tuned(task.validation), stored, words.seconds + spent, network=True)

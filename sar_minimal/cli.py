@@ -78,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
         ("seed", int, "of the weights and the order of the data"),
     ):
         train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
+    train.add_argument(
+        "--mixed",
+        action="store_true",
+        help="bfloat16, for wide models on a GPU",
+    )
 
     decode = commands.add_parser("decode", help="read a line in, write a line out")
     decode.add_argument("run", type=Path, metavar="DIR", help="a folder that sar train wrote")

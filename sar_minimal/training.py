@@ -51,7 +51,8 @@ class Recipe:
     clip: the largest gradient norm. short: so many of the steps come first, on the shortest third of the
     pairs alone: a model that has to find out where in x to look does so sooner where there is little to
     look at (a curriculum, Bengio 2009). report: steps between two lines of metrics. checkpoint: steps
-    between two checkpoints.
+    between two checkpoints. mixed: multiply in bfloat16 and attend by the fused kernels, for wide models on a GPU.
+    It is off by default: a GPU then learns what a CPU learns (see ``loss_and_gradients``).
     """
 
     steps: int = 1000
@@ -64,6 +65,7 @@ class Recipe:
     short: int = 0
     report: int = 100
     checkpoint: int = 500
+    mixed: bool = False
 
     def __post_init__(self):
         for name in ("steps", "tokens", "report", "checkpoint"):
@@ -75,6 +77,8 @@ class Recipe:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)!r}")
         check_whole("short", self.short, least=0)
+        if not isinstance(self.mixed, bool):
+            raise ValueError(f"mixed: expected True or False, got {self.mixed!r}")
         if self.short > self.steps:
             raise ValueError(f"short: expected at most steps = {self.steps}, got {self.short}")
 
@@ -287,7 +291,7 @@ def train(
         for batch in _endless(task.train, recipe, step):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate_at(step)
-            loss = loss_and_gradients(model, batch.to(device), optimizer)
+            loss = loss_and_gradients(model, batch.to(device), optimizer, recipe.mixed)
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, error_if_nonfinite=True)
             optimizer.step()
             step += 1
@@ -333,15 +337,18 @@ def new_optimizer(model: Model, recipe: Recipe = Recipe()) -> torch.optim.AdamW:
     )
 
 
-def loss_and_gradients(model: Model, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
-    """The loss of one batch, its gradients left in the model; in mixed precision on a GPU.
+def loss_and_gradients(
+    model: Model, batch: Batch, optimizer: torch.optim.Optimizer, mixed: bool = False
+) -> Tensor:
+    """The loss of one batch, its gradients left in the model.
 
-    On a CPU, attention is done by plain products: with sequences as short as the book's, a training
-    step is 1.2 times as fast as with the fused kernel, which is made for long ones.
+    Attention is done by plain products: with sequences as short as the book's, a training step on a CPU is
+    1.2 times as fast as with the fused kernels, which are made for long ones. On a GPU those also have to be
+    planned anew for each length. mixed: bfloat16 and whatever kernel torch picks. So trained on an H200, two of
+    three models of chapter 6 learned only in part what all three learn on a CPU.
     """
-    device = batch.x.device
-    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), plain:
+    plain = nullcontext() if mixed else sdpa_kernel(SDPBackend.MATH)
+    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=mixed), plain:
         loss = loss_of(model, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -20,7 +20,7 @@ from sar_minimal.lengths import (
 from sar_minimal.models import load, save
 from sar_minimal.shift import IGNORE, PAD
 from sar_minimal.tasks import load_task, make_batch
-from sar_minimal.training import Recipe, loss_of, train
+from sar_minimal.training import Recipe, loss_and_gradients, loss_of, new_optimizer, train
 from sar_minimal.training import make_model as new_model
 
 NUMERALS = {"digits": 2, "sizes": (80, 10, 10)}
@@ -207,13 +207,13 @@ def test_it_learns_numerals(kind):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_mixed_precision_is_near_full_precision(name):
-    """What a GPU does, tried on the CPU: bfloat16 products, and losses that are summed in float32."""
+    """``Recipe.mixed``: bfloat16 products, and losses that are summed in float32."""
     task = load_task("numerals", **NUMERALS)
     model = new_model(name, task, width=32, layers=2, heads=2, max_length=8)
     batch = make_batch(task.test.x, task.test.y)
-    full = loss_of(model, batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = loss_of(model, batch)
-        mixed.backward()
-    assert mixed.dtype == torch.float32
+    optimizer = new_optimizer(model)
+    full, mixed = (
+        loss_and_gradients(model, batch, optimizer, mixed).detach() for mixed in (False, True)
+    )
+    assert mixed.dtype == torch.float32 and mixed != full
     torch.testing.assert_close(mixed, full, rtol=0.02, atol=0)

@@ -13,7 +13,17 @@ from sar_minimal.losses import ar_loss
 from sar_minimal.models import load
 from sar_minimal.shift import START, shift_right
 from sar_minimal.tasks import Split, batch_plan, batches, load_task, make_batch
-from sar_minimal.training import Interrupted, Recipe, evaluate, load_run, loss_of, make_model, train
+from sar_minimal.training import (
+    Interrupted,
+    Recipe,
+    evaluate,
+    load_run,
+    loss_and_gradients,
+    loss_of,
+    make_model,
+    new_optimizer,
+    train,
+)
 
 TASK = load_task("reverse", **TINY)
 
@@ -312,19 +322,29 @@ def test_a_causal_mask_cannot_reverse():
     assert 0.95 * bound < rows[-1]["validation"] < 1.3 * bound
 
 
+def test_mixed_precision_is_a_choice():
+    """Full precision is the default on every device; a recipe that asks for mixed gets other weights."""
+    task = load_task("sort", sizes=(40, 5, 5))
+    runs = {}
+    for mixed in (False, True):
+        model = make_model("sar", task, width=32, layers=1, heads=2)
+        recipe = Recipe(steps=3, **({"mixed": True} if mixed else {}))
+        runs[mixed] = train(model, task, recipe, progress=False)[-1]["loss"]
+    assert runs[True] != runs[False] and abs(runs[True] - runs[False]) < 0.02 * runs[False]
+
+
 @pytest.mark.parametrize("kind", training.KINDS)
 def test_mixed_precision_is_near_full_precision(kind):
-    """What a GPU does, tried on the CPU: bfloat16 products, and losses that are summed in float32."""
+    """``Recipe.mixed``: bfloat16 products, and losses that are summed in float32."""
     task = load_task("sort", sizes=(40, 5, 5))
     model = make_model(kind, task, width=32, layers=2, heads=2)
     batch = next(batches(task.train, 256))
-    torch.manual_seed(0)  # of what a masked model hides
-    full = loss_of(model, batch)
-    torch.manual_seed(0)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = loss_of(model, batch)
-        mixed.backward()
-    assert mixed.dtype == torch.float32
+    optimizer, losses = new_optimizer(model), []
+    for mixed in (False, True):
+        torch.manual_seed(0)  # of what a masked model hides
+        losses.append(loss_and_gradients(model, batch, optimizer, mixed).detach())
+    full, mixed = losses
+    assert mixed.dtype == torch.float32 and mixed != full
     torch.testing.assert_close(mixed, full, rtol=0.02, atol=0)
     assert all(
         weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None
