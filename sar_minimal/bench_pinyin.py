@@ -42,7 +42,8 @@ BASELINE = "trigram"
 class Plan:
     """What is trained and measured. Raises ValueError, naming the field.
 
-    steps, tokens, rate: of the ``Recipe``; width, layers, heads: of every network; seeds: each trains them all.
+    steps, tokens, rate, mixed: of the ``Recipe``; width, layers, heads, dropout: of every network; seeds: each trains
+    them all.
     lexicon: words of the dictionary that draws ``words``, None for all. test, tune: so many test and
     validation sentences, evenly spaced, None for all. timed: so many are decoded one at a time.
     """
@@ -58,6 +59,8 @@ class Plan:
     test: int | None = None
     tune: int | None = 500
     timed: int = 100
+    dropout: float = 0.0
+    mixed: bool = False
 
     def __post_init__(self):
         for name in ("steps", "tokens", "width", "layers", "heads", "timed"):
@@ -70,6 +73,8 @@ class Plan:
 
 
 QUICK = Plan(steps=400, tokens=512, rate=8e-3, width=48, lexicon=500, test=1000, tune=200, timed=30)  # fmt: skip
+# For a GPU: some 25 million parameters a network, six times over the text of news.
+LARGE = Plan(steps=1500, tokens=8192, rate=1e-3, width=384, layers=6, heads=6, dropout=0.2, mixed=True, tune=None)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -190,8 +195,10 @@ def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWO
     from .side_by_side import train_all
     from .training import Recipe, make_model
 
-    size = {"width": plan.width, "layers": plan.layers, "heads": plan.heads}
-    recipe = Recipe(plan.steps, plan.tokens, plan.rate, seed=seed, short=plan.steps // 2)
+    size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
+    recipe = Recipe(
+        plan.steps, plan.tokens, plan.rate, seed=seed, short=plan.steps // 2, mixed=plan.mixed
+    )
     models = {}
     for name in only:
         kind, options = NETWORKS[name]

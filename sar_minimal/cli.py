@@ -129,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--quick", action="store_true", help="decode, pinyin: a small measurement, in minutes"
     )
+    bench.add_argument("--large", action="store_true", help="pinyin: networks that want a GPU")
     bench.add_argument(
         "--corpus",
         nargs="+",
@@ -324,9 +325,12 @@ def _claims(ids, markdown, json) -> int:
     return 0
 
 
-def _bench(what, json, threads, png, quick, compile, corpus) -> int:
-    if corpus is not None and what != "pinyin":
-        raise ValueError(f"--corpus: expected with `sar bench pinyin`, got it with {what}")
+def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
+    for name, given in (("corpus", corpus is not None), ("large", large)):
+        if given and what != "pinyin":
+            raise ValueError(f"--{name}: expected with `sar bench pinyin`, got it with {what}")
+    if quick and large:
+        raise ValueError("--large: expected one of --quick and --large, got both")
     if what == "decode":
         from dataclasses import replace
 
@@ -343,12 +347,10 @@ def _bench(what, json, threads, png, quick, compile, corpus) -> int:
     if what == "pinyin":
         import torch
 
-        from . import bench_pinyin
+        from .bench_pinyin import LARGE, QUICK, Plan, bench_pinyin
 
         torch.set_num_threads(2 if threads is None else threads)
-        bench_pinyin.bench_pinyin(
-            bench_pinyin.QUICK if quick else bench_pinyin.Plan(), json, corpus
-        )
+        bench_pinyin(QUICK if quick else LARGE if large else Plan(), json, corpus)
         return 0
     from .bench import bench
 

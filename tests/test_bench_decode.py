@@ -1,11 +1,13 @@
 """``sar bench decode`` on a tiny grid: what is counted, compared and written. How fast anything is, no test asks."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from sar_minimal import bench, bench_decode
+from sar_minimal import bench, bench_decode, training
 from sar_minimal.bench_decode import (
     DECODERS,
     EXACT,
@@ -197,3 +199,33 @@ def test_the_whole_is_printed_written_and_drawn(monkeypatch, tmp_path, capsys):
     for name in ("TRAINING", "DECODERS", "PEERS", "A STEP", "PAYS UNTIL B", "GOALS"):
         assert f"\n{name}. " in said
     assert calls_of(1, 4) == 32 and calls_of(64, 64) == 1
+
+
+def test_on_a_gpu_only_the_decoders_are_compared(monkeypatch, models, task, tmp_path):
+    """The other tables are about a CPU. A device without memory stands in for a GPU: nothing is decoded."""
+    moved = []
+
+    def grid(models, test, plan):
+        moved.append((next(models.ar.parameters()).device.type, plan.threads))
+        names, ratios = ("greedy", "one pass"), (1.0, 3.0)
+        for T in plan.lengths:
+            yield [
+                {"decoder": n, "T": T, "B": B, "threads": 1, "times as fast as greedy": r}
+                for B in plan.batches
+                for n, r in zip(names, ratios, strict=True)
+            ]
+
+    pair = Models(*(copy.deepcopy(model) for model in models))
+    monkeypatch.setattr(training, "choose_device", lambda: (torch.device("meta"), ""))
+    monkeypatch.setattr(bench_decode, "trained", lambda plan: (task, pair, {}))
+    monkeypatch.setattr(bench_decode, "grid", grid)
+    threads = torch.get_num_threads()
+    try:
+        tables = bench_decode.bench_decode(
+            replace(TINY, threads=(1, 2)), png_path=tmp_path / "d.png"
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert moved == [("meta", (1,))] and tables["machine"][0]["device"] == "meta"
+    assert set(tables) == {"machine", "training", "decoders", "pays until B"}
+    assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")

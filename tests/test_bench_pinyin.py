@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal import bench_pinyin, cli
+from sar_minimal import bench_pinyin, cli, side_by_side
 from sar_minimal.bench_pinyin import (
     JOINED,
     Plan,
@@ -240,5 +240,28 @@ def test_the_command_hands_on_what_it_is_given(monkeypatch, tmp_path, capsys):
     assert given == [(bench_pinyin.QUICK, path, ["words", "news"])]
     assert cli.main(["bench", "pinyin", "--threads", threads]) == 0
     assert given[1] == (Plan(), None, None)
-    assert cli.main(["bench", "--corpus", "words"]) == 2
-    assert "--corpus: expected with `sar bench pinyin`" in capsys.readouterr().err
+    assert cli.main(["bench", "pinyin", "--large", "--threads", threads]) == 0
+    assert given[2] == (bench_pinyin.LARGE, None, None)
+    for wrong, message in (
+        (["--corpus", "words"], "--corpus: expected with `sar bench pinyin`"),
+        (["decode", "--large"], "--large: expected with `sar bench pinyin`, got it with decode"),
+        (["pinyin", "--quick", "--large"], "--large: expected one of --quick and --large"),
+    ):
+        assert cli.main(["bench", *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert len(given) == 3
+
+
+def test_a_plan_reaches_the_networks(task, monkeypatch):
+    """Dropout and mixed precision are what ``LARGE`` has more than the other plans."""
+    recipes = []
+
+    def train_all(runs):
+        for model, _, recipe in runs:
+            recipes.append((model.config.dropout, recipe.mixed, recipe.steps, recipe.tokens))
+            yield [{"seconds": 0.0}]
+
+    monkeypatch.setattr(side_by_side, "train_all", lambda runs: list(train_all(runs)))
+    plan = replace(bench_pinyin.LARGE, width=16, layers=1, heads=2)
+    assert set(trained(task, plan, 0)) == set(bench_pinyin.NETWORKS)
+    assert recipes == [(0.2, True, 1500, 8192)] * len(bench_pinyin.NETWORKS)
