@@ -343,9 +343,9 @@ def loss_and_gradients(
     """The loss of one batch, its gradients left in the model.
 
     Attention is done by plain products: with sequences as short as the book's, a training step on a CPU is
-    1.2 times as fast as with the fused kernels, which are made for long ones. On a GPU those also have to be
-    planned anew for each length. mixed: bfloat16 and whatever kernel torch picks. So trained on an H200, two of
-    three models of chapter 6 learned only in part what all three learn on a CPU.
+    1.2 times as fast as with the fused kernels, which are made for long ones. mixed: bfloat16, and whatever
+    kernel torch picks. So trained on an H200, two of three models of chapter 6 learned only in part what all
+    three learn on a CPU (LOG.md, 27 November 2026).
     """
     plain = nullcontext() if mixed else sdpa_kernel(SDPBackend.MATH)
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=mixed), plain:
