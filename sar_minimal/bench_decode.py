@@ -360,20 +360,20 @@ def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
 
 
 def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024)) -> list[dict]:
-    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside ``greedy`` itself.
+    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside the same steps called by Python.
 
     A step is some hundred kernels that take microseconds each, and Python needs longer to call them than the GPU
-    to run them; a replay calls none. Only x of this very shape can be decoded with it, and nothing may wait for the device
-    while it is recorded, so it holds the steps and not the encoder, whose caller checks its ids. (torch.compile's
-    own mode for this, "reduce-overhead", overwrites the cache of keys that the next step reads.)
+    to run them; a replay calls none. Only this very x can be decoded with it: nothing may wait for the device while
+    it is recorded, so it holds the steps and not the encoder, whose caller checks its ids. (torch.compile's own
+    mode for this, "reduce-overhead", overwrites the cache of keys that the next step reads.)
     """
     if not torch.cuda.is_available():
         return [{"compiled": "CUDA graphs", "result": "not measured: no CUDA"}]
     ar, rows = copy.deepcopy(ar).cuda(), []
     for B in batches:
         x = torch.randint(4, ar.config.source_vocab, (B, T), device="cuda")
-        replay, tokens, first = _recorded(ar, x)
-        calls = {"plain": lambda x=x: greedy(ar, x), "fast": replay}
+        steps, replay, tokens, first = _recorded(ar, x)
+        calls = {"plain": steps, "fast": replay}
         times = in_turns({n: lambda c=c: (c(), torch.cuda.synchronize()) for n, c in calls.items()}, rounds)  # fmt: skip
         row = {"compiled": "CUDA graphs", "decoder": "greedy", "T": T, "B": B}
         row |= {"threads": torch.get_num_threads(), "first use, seconds": first}
@@ -384,11 +384,12 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
 
 @torch.inference_mode()
 def _recorded(ar, x):
-    """A call that decodes x again, the tokens (B, T) that it writes, and how long the recording took."""
+    """The steps that decode x, a replay of them, the tokens (B, T) that it writes, and how long recording took."""
     T = x.shape[1]
     state, *_ = ar.start(x, torch.full((len(x),), T, device=x.device), T)
     start, used = torch.full((len(x), 1), START, device=x.device), state.cache.used
 
+    @torch.inference_mode()
     def steps():
         state.cache.used, said = used, [start]
         for _ in range(T):
@@ -405,7 +406,10 @@ def _recorded(ar, x):
     with torch.cuda.graph(graph):
         tokens = steps()
     torch.cuda.synchronize()
-    return graph.replay, tokens, time.perf_counter() - began
+    took = time.perf_counter() - began
+
+    # A graph knows addresses, not tensors. What it reads lives as long as ``steps``.
+    return steps, graph.replay, tokens, took
 
 
 # ------------------------------------------------------------- the goals
