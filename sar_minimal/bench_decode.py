@@ -486,7 +486,8 @@ def bench_decode(
     plan, (device, _) = plan or Plan(), choose_device()
     if png_path is not None:
         package_folder("matplotlib", "book")
-    if device.type != "cpu":
+    on_cpu = device.type == "cpu"
+    if not on_cpu:
         plan = replace(plan, threads=plan.threads[:1])
     torch.set_num_threads(max(plan.threads))
     began, tables = time.perf_counter(), {"machine": [machine() | asdict(plan)]}
@@ -508,12 +509,12 @@ def bench_decode(
         tables["decoders"] += rows
         keep()
         _print(rows, CELL, head=len(tables["decoders"]) == len(rows))
-    for name, measure in (
-        ("peers", lambda: [_peer_row(B) for B in (1, 32)]),
-        ("a step", lambda: step_rows(models.ar, plan.batches, min(plan.lengths[-1], 32), plan.rounds)),
-        ("compiled", lambda: compiled_rows(models, min(plan.lengths[-1], 32), plan.rounds)),
+    for name, wanted, measure in (
+        ("peers", on_cpu, lambda: [_peer_row(B) for B in (1, 32)]),
+        ("a step", on_cpu, lambda: step_rows(models.ar, plan.batches, min(plan.lengths[-1], 32), plan.rounds)),
+        ("compiled", compiled, lambda: compiled_rows(models, min(plan.lengths[-1], 32), plan.rounds)),
     ):  # fmt: skip
-        if (name == "compiled" and not compiled) or (name != "compiled" and device.type != "cpu"):
+        if not wanted:
             continue
         rows = []
         for threads in plan.threads:
@@ -522,7 +523,7 @@ def bench_decode(
         _show(tables, name, rows, NOTES[name])
         keep()
     _show(tables, "pays until B", pays_until(tables["decoders"]), NOTES["pays until B"])
-    if device.type == "cpu":
+    if on_cpu:
         _show(tables, "goals", goals(tables["decoders"], tables["peers"]), NOTES["goals"])
     keep()
     print(f"\n{tables['machine'][0]['minutes']:.1f} minutes in all")

@@ -78,11 +78,7 @@ def parser() -> argparse.ArgumentParser:
         ("seed", int, "of the weights and the order of the data"),
     ):
         train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
-    train.add_argument(
-        "--mixed",
-        action="store_true",
-        help="bfloat16, for wide models on a GPU",
-    )
+    train.add_argument("--mixed", action="store_true", help="bfloat16, for wide models on a GPU")
 
     decode = commands.add_parser("decode", help="read a line in, write a line out")
     decode.add_argument("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
@@ -326,9 +322,15 @@ def _claims(ids, markdown, json) -> int:
 
 
 def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
-    for name, given in (("corpus", corpus is not None), ("large", large)):
-        if given and what != "pinyin":
-            raise ValueError(f"--{name}: expected with `sar bench pinyin`, got it with {what}")
+    for name, given, where in (
+        ("corpus", corpus is not None, ["pinyin"]),
+        ("large", large, ["pinyin"]),
+        ("png", png, ["decode"]),
+        ("quick", quick, ["decode", "pinyin"]),
+        ("compile", compile, ["decode"]),
+    ):
+        if given and what not in where:
+            raise ValueError(f"--{name}: expected with `sar bench {where[0]}`, got it with {what}")
     if quick and large:
         raise ValueError("--large: expected one of --quick and --large, got both")
     if what == "decode":
@@ -341,9 +343,6 @@ def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
             plan = replace(plan, threads=(threads,))
         bench_decode(plan, json, png, compile)
         return 0
-    for name, given in (("png", png), ("quick", quick and what != "pinyin"), ("compile", compile)):
-        if given:
-            raise ValueError(f"--{name}: expected with `sar bench decode`, got it with {what}")
     if what == "pinyin":
         import torch
 

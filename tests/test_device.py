@@ -25,18 +25,18 @@ X, LENGTHS = tokens(4, 9), torch.tensor([9, 6, 1, 4])
 TEXT = tokens(50, 6).tolist()
 NGRAM = NGram(Split(TEXT, TEXT), 2, vocabulary=11)
 DECODERS = {
-    "one pass": ("sar", lambda m, x, n: one_pass(m, x, n)),
+    "one pass": ("sar", one_pass),
     "rescore": ("sar", lambda m, x, n: rescore(m, x, NGRAM, n)),
-    "greedy": ("ar", lambda m, x, n: greedy(m, x, n)),
+    "greedy": ("ar", greedy),
     "greedy, a language model": ("lm", lambda m, x, n: greedy(m, x, n, new=12)),
     "greedy, with an end": ("ar", lambda m, x, n: greedy(m, x, n, new=15, end_id=5)),
     "beam": ("ar", lambda m, x, n: beam(m, x, n, width=3)),
     "Jacobi": ("ar", lambda m, x, n: jacobi(m, x, n, window=4)),
     "mask-predict": ("masked", lambda m, x, n: mask_predict(m, x, n, iterations=3)),
-    "look ahead": ("shifted", lambda m, x, n: look_ahead(m, x, n)),
-    "transitions": ("transition", lambda m, x, n: transition_pass(m, x, n)),
+    "look ahead": ("shifted", look_ahead),
+    "transitions": ("transition", transition_pass),
     "length": ("length", lambda m, x, n: length_pass(m, x, n, beam=3)),
-    "CTC": ("ctc", lambda m, x, n: ctc_pass(m, x, n)),
+    "CTC": ("ctc", ctc_pass),
 }
 
 
