@@ -58,7 +58,7 @@ run-nb: $(READY) ## execute the chapters in place, normalise them, keep what the
 	    --ExecutePreprocessor.timeout=600 --KernelManager.transport_encryption=auto "$$nb"; \
 	  $(NORMALISE) "$$nb"; \
 	done
-	$(PY) -m sar_minimal.claims
+	$(VENV)/bin/sar ledger
 
 check-nb: $(READY) ## fail if a stored chapter is not normalised
 	$(if $(NB),$(NORMALISE) --verify $(NB),@echo "no chapters yet")

@@ -1,4 +1,4 @@
-"""Masks, multi-head attention with a cache, and the content-query attention of Algorithm 1.
+"""Masks, rotary positions, and multi-head attention with a cache.
 
 A mask is boolean and reads "may look": ``mask[t, s]`` is True when position t may read position s.
 For T = 4, ``#`` True and ``.`` False::
@@ -13,11 +13,9 @@ The document's section 3.1 asks for the first ("each token attends to those on i
 included, since the algorithm reads x_{<=t}). XLNet's query stream needs the second.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Tensor:
@@ -100,34 +98,3 @@ class KeyValueCache:
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes a copy of row ``rows[b]``; the batch may grow or shrink (beam search)."""
         self.layers = [kv[:, rows] for kv in self.layers]
-
-
-class ContentQueryAttention(nn.Module):
-    """CQA of Algorithm 1: the query stream asks, the content stream answers (section 3.2).
-
-    The document feeds CQA's output to a softmax and never says what shape it has. As attention
-    *weights* it is (T, S), as attention *output* (T, D); a distribution over tokens must be (T, V).
-    Both readings are here, ``forward`` for the second and ``scores`` for the first, and
-    ``models.DualStreamSAR`` completes each to (T, V).
-    """
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.width, self.heads = width, heads
-        self.q = nn.Parameter(torch.empty(width, width))
-        self.kv = nn.Parameter(torch.empty(width, 2 * width))
-        self.out = nn.Parameter(torch.empty(width, width))
-
-    def forward(self, content: Tensor, query: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-        """content, query: (B, T, D). turn: (3, 1, 1, T, Dh / 2). Returns what was read, (B, T, D)."""
-        q = heads(query @ self.q, turn[:1], self.heads)[0]
-        return attend(q, heads(content @ self.kv, turn[1:], self.heads), mask) @ self.out
-
-    def scores(self, content: Tensor, query: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-        """content, query: (B, T, D). Returns how much t asks for s, summed over heads, (B, T, S)."""
-        q = heads(query @ self.q, turn[:1], self.heads)[0]
-        k = heads(content @ self.kv, turn[1:], self.heads)[0]
-        scores = torch.einsum("bhtd,bhsd->bts", q, k) / math.sqrt(self.width)
-        if mask is not None:
-            scores = scores.masked_fill(~(mask[:, 0] if mask.dim() == 4 else mask), -math.inf)
-        return scores

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .models import Autoregressive, Block, DualStreamSAR, EncoderDecoderAR, Model
+from .algorithm1 import DualStreamSAR
+from .autoregressive import Autoregressive, EncoderDecoderAR
+from .blocks import Block, Model
 
 
 @contextmanager
 def fed(block: Block, h: Tensor):
     """While it lasts, ``block`` reads h (B, T, D) in place of what it would: a first block reads embeddings.
 
-    >>> from sar_minimal.models import Config, DecoderLM
+    >>> from sar_minimal.autoregressive import DecoderLM
+    >>> from sar_minimal.blocks import Config
     >>> model, h = DecoderLM(Config(target_vocab=9, width=8, heads=1)), torch.zeros(1, 3, 8)
     >>> with fed(model.layers[0], h):
     ...     tuple(model(torch.tensor([[4, 5, 6]])).shape)

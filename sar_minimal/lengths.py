@@ -19,22 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .algorithm1 import DualStreamSAR
 from .attention import padding_mask
-from .decoding import Decoded, check_new
+from .blocks import Config, Model, norm
+from .checks import check_lengths, check_new, check_range, check_tokens, check_whole
+from .data import Batch, Decoded
 from .losses import ar_loss, reduced
-from .models import MODELS, Config, DualStreamSAR, Model, norm
-from .shift import (
-    IGNORE,
-    PAD,
-    START,
-    check_lengths,
-    check_range,
-    check_tokens,
-    check_whole,
-    neighbours,
-    shift_right,
-)
-from .tasks import Batch
+from .shift import IGNORE, PAD, START, neighbours, past_end, shift_right
 
 
 def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
@@ -50,7 +41,7 @@ def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
     T = check_new(T, S, "T")
     t = torch.arange(int(T.max()), device=x.device)
     place = (t * S[:, None] // T[:, None]).clamp(max=x.shape[1] - 1)  # (B, max T)
-    return x.gather(1, place).masked_fill(t >= T[:, None], PAD)
+    return x.gather(1, place).masked_fill(past_end(T, len(t)), PAD)
 
 
 class LengthSAR(Model):
@@ -199,8 +190,8 @@ def length_pass(
         T = T.flatten() + 1
         x, own = x.repeat_interleave(K, 0), own.repeat_interleave(K)
     value, tokens = model(x, T, own).log_softmax(-1).max(-1)  # (B K, max T) each
-    past_end = torch.arange(tokens.shape[1], device=x.device) >= T[:, None]
-    tokens, value = tokens.masked_fill(past_end, PAD), value.masked_fill(past_end, 0.0)
+    behind = past_end(T, tokens.shape[1])
+    tokens, value = tokens.masked_fill(behind, PAD), value.masked_fill(behind, 0.0)
     score = log_p + value.sum(1).view(B, -1)  # (B, K)
     best = score.argmax(1) + torch.arange(B, device=x.device) * score.shape[1]
     longest = int(T[best].max())
@@ -222,11 +213,10 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded
     check_tokens(x, "x")
     places = model.config.upsample * check_lengths(lengths, x)
     value, way = model(x, lengths).log_softmax(-1).max(-1)  # (B, u S) each
-    value = value.masked_fill(torch.arange(way.shape[1], device=x.device) >= places[:, None], 0.0)
+    value = value.masked_fill(past_end(places, way.shape[1]), 0.0)
     tokens, of, T = collapse(way, model.blank_id, places)
     log_probs = torch.zeros_like(value).scatter_add(1, of, value)[:, : tokens.shape[1]]
-    past_end = torch.arange(tokens.shape[1], device=x.device) >= T[:, None]
-    return Decoded(tokens, log_probs.masked_fill(past_end, 0.0), T, 1)
+    return Decoded(tokens, log_probs.masked_fill(past_end(T, tokens.shape[1]), 0.0), T, 1)
 
 
 def collapse(
@@ -245,13 +235,8 @@ def collapse(
     check_tokens(way, "way")
     N = way.shape[1]
     before = shift_right(way, blank_id)
-    inside = torch.arange(N, device=way.device) < check_lengths(lengths, way)[:, None]
-    kept = (way != before) & (way != blank_id) & inside  # (B, N)
+    behind = past_end(check_lengths(lengths, way), N)
+    kept = (way != before) & (way != blank_id) & ~behind  # (B, N)
     T, of = kept.sum(1), (kept.cumsum(1) - 1).clamp(min=0)
     first = (~kept).long().argsort(dim=1, stable=True)[:, : int(T.max())]  # kept places, in order
-    past_end = torch.arange(first.shape[1], device=way.device) >= T[:, None]
-    return way.gather(1, first).masked_fill(past_end, PAD), of, T
-
-
-# ``models.load`` finds them by name.
-MODELS.update({model.__name__: model for model in (LengthSAR, CTCSAR)})
+    return way.gather(1, first).masked_fill(past_end(T, first.shape[1]), PAD), of, T

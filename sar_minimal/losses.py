@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shift import IGNORE, check_tokens, shifted_targets
+from .checks import check_tokens
+from .shift import IGNORE, shifted_targets
 
 
 def ar_loss(logits: Tensor, tokens: Tensor, reduction: str = "mean") -> Tensor:

@@ -31,31 +31,10 @@ left in an *input* into PAD, because an embedding needs a valid id there.
 import torch
 from torch import Tensor
 
+from .checks import check_lengths, check_tokens
+
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # the first ids of every vocabulary in the book
 IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy)
-
-
-def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
-    """Raise unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
-    if not isinstance(tokens, Tensor):
-        raise TypeError(
-            f"{name}: expected a torch.Tensor of token ids, got {type(tokens).__name__}"
-        )
-    if tokens.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name}: expected token ids of dtype int64 or int32, got {tokens.dtype}")
-    if tokens.dim() != 2:
-        raise ValueError(f"{name}: expected shape (B, T), got {tuple(tokens.shape)}")
-    if tokens.numel() == 0:
-        raise ValueError(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
-
-
-def check_range(tokens: Tensor, size: int, name: str, what: str = "ids") -> None:
-    """Raise ValueError unless all of ``tokens`` are in 0..size - 1; ``what`` they are called."""
-    low, high = (int(end) for end in tokens.aminmax())
-    if low < 0 or high >= size:
-        raise ValueError(
-            f"{name}: expected {what} in 0..{size - 1}, got {low if low < 0 else high}"
-        )
 
 
 def shift_right(tokens: Tensor, start_id: int) -> Tensor:
@@ -119,6 +98,15 @@ def neighbours(a: Tensor) -> tuple[Tensor, Tensor]:
     return a[:, :-1], a[:, 1:]
 
 
+def past_end(lengths: Tensor, T: int) -> Tensor:
+    """Which of T positions lie behind the end of their row. lengths: (B,). Returns (B, T) booleans.
+
+    >>> past_end(torch.tensor([2, 3]), 3).tolist()
+    [[False, False, True], [False, False, False]]
+    """
+    return torch.arange(T, device=lengths.device) >= lengths[:, None]
+
+
 def ignore_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
     """A padded batch as targets: IGNORE from position ``lengths[b]`` on.
 
@@ -129,44 +117,4 @@ def ignore_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
     """
     check_tokens(tokens)
     lengths = check_lengths(lengths, tokens)
-    positions = torch.arange(tokens.shape[1], device=tokens.device)
-    return tokens.masked_fill(positions >= lengths[:, None], IGNORE)
-
-
-def check_whole(name: str, value, least: int = 1) -> None:
-    """Raise ValueError, naming the argument, unless ``value`` is an int of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
-
-
-def check_shifts(shifts: Tensor, tokens: Tensor, most: int) -> None:
-    """Raise TypeError or ValueError unless ``shifts`` are B integers in 1..``most``, for tokens (B, T)."""
-    if not isinstance(shifts, Tensor) or shifts.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
-            f"shifts: expected an integer tensor, got {getattr(shifts, 'dtype', type(shifts).__name__)}"
-        )
-    if shifts.shape != tokens.shape[:1]:
-        raise ValueError(
-            f"shifts: expected shape ({len(tokens)},), one per row, got {tuple(shifts.shape)}"
-        )
-    if int(shifts.min()) < 1 or int(shifts.max()) > most:
-        raise ValueError(f"shifts: expected values in 1..{most}, got {shifts.tolist()}")
-
-
-def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths") -> Tensor:
-    """(B,) lengths on the device of ``tokens`` (B, T); None means that every row is full.
-
-    Raises TypeError or ValueError unless they are B integers in 1..T.
-    """
-    B, T = tokens.shape
-    if lengths is None:
-        return torch.full((B,), T, device=tokens.device)
-    if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
-            f"{name}: expected an integer tensor, got {getattr(lengths, 'dtype', type(lengths).__name__)}"
-        )
-    if lengths.shape != (B,):
-        raise ValueError(f"{name}: expected shape ({B},), one per row, got {tuple(lengths.shape)}")
-    if int(lengths.min()) < 1 or int(lengths.max()) > T:
-        raise ValueError(f"{name}: expected values in 1..{T}, got {lengths.tolist()}")
-    return lengths.to(tokens.device)
+    return tokens.masked_fill(past_end(lengths, tokens.shape[1]), IGNORE)

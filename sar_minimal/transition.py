@@ -6,7 +6,7 @@ a token follows another, so that y is scored as a whole, a conditional random fi
     p(y | x) = exp( s_1(y_1) + M[y_1, y_2] + s_2(y_2) + ... + M[y_T-1, y_T] + s_T(y_T) ) / Z(x)
 
 M = E_1 E_2' has a rank far below V, and where V is large, Z runs over the likeliest tokens of each position
-alone (Sun 2019). What ``decoding.rescore`` counts in a text is learned here, together with the network.
+alone (Sun 2019). What ``counting.rescoring.rescore`` counts in a text is learned here, together with the network.
 
 Both sums over all y and the best y come from one recursion, from the end to the beginning. What lies ahead
 of a token at t is, with "total" a logsumexp or a maximum::
@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .decoding import Decoded
+from .algorithm1 import DualStreamSAR
+from .blocks import Config, Model
+from .checks import check_lengths, check_range, check_whole
+from .data import Batch, Decoded
 from .losses import reduced
-from .models import MODELS, Config, DualStreamSAR, Model
-from .shift import IGNORE, PAD, check_lengths, check_range, check_whole, neighbours
-from .tasks import Batch
+from .shift import IGNORE, PAD, neighbours, past_end
 
 
 class TransitionSAR(Model):
@@ -67,20 +68,20 @@ class TransitionSAR(Model):
         k = self.config.candidates if k is None else k
         check_whole("k", k)
         scores = self(x, lengths)
-        past_end = torch.arange(x.shape[1], device=x.device) >= check_lengths(lengths, x)[:, None]
+        behind = past_end(check_lengths(lengths, x), x.shape[1])
         with torch.autocast(x.device.type, enabled=False):  # nats are never summed in half
             scores, (B, T, V) = scores.to(self.before.dtype), scores.shape
             if k >= V:
                 ids = torch.arange(V, device=x.device).expand(B, T, V)
                 edges = (self.before @ self.after.T).expand(B, T - 1, V, V)
-                return Chain(scores, edges, ids, past_end)
+                return Chain(scores, edges, ids, behind)
             rank = scores.detach()
             if y is not None:
                 rank = rank.scatter(2, y[..., None], torch.inf)
             ids = rank.topk(k).indices  # (B, T, k)
             a, b = neighbours(ids)
             edges = F.embedding(a, self.before) @ F.embedding(b, self.after).mT
-            return Chain(scores.gather(2, ids), edges, ids, past_end)
+            return Chain(scores.gather(2, ids), edges, ids, behind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,3 @@ def transition_pass(
     path = chain.best()
     tokens = chain.ids.gather(2, path[..., None])[..., 0].masked_fill(chain.past_end, PAD)
     return Decoded(tokens, chain.log_probs(path), check_lengths(lengths, x), 1)
-
-
-MODELS[TransitionSAR.__name__] = TransitionSAR  # ``models.load`` finds it by name

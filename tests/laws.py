@@ -1,4 +1,4 @@
-"""The laws of the book (design.md, section 6) as functions, for test_laws.py and test_bugs.py.
+"""The laws of the book as functions, for test_laws.py and test_bugs.py.
 
 A law raises AssertionError when it is broken. ``test_laws.py`` calls each one on the package as it is,
 ``test_bugs.py`` on a package with a bug in it, where the law has to break. The models are small and
@@ -19,20 +19,23 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sar_minimal import training
+from sar_minimal.algorithm1 import DualStreamSAR, one_pass
 from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding_mask, rotations
-from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
+from sar_minimal.autoregressive import EncoderDecoderAR
+from sar_minimal.blocks import Config
+from sar_minimal.data import Batch, Split, batch_plan, make_batch
+from sar_minimal.decoding import beam, greedy, log_likelihood, sample
 from sar_minimal.files import write_atomically
+from sar_minimal.kinds import KINDS, loss_of, make_model
+from sar_minimal.lab.runs import Interrupted, train
 from sar_minimal.lengths import collapse, ctc_pass, length_pass
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
-from sar_minimal.models import (
-    Config,
-    DualStreamSAR,
-    EncoderDecoderAR,
-)
-from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
+from sar_minimal.masked import hide, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
-from sar_minimal.tasks import Batch, Split, batch_plan, load_task, make_batch
-from sar_minimal.training import Recipe, hide, loss_of, make_model, train
+from sar_minimal.shifted import look_ahead
+from sar_minimal.speculation import acceptance, draft_and_verify, jacobi
+from sar_minimal.tasks import load_task
+from sar_minimal.training import Recipe
 from sar_minimal.transition import transition_loss, transition_pass
 
 SAR = {
@@ -63,7 +66,7 @@ def build(name: str, V: int = 11, **options):
     """The model called ``name``, loud, in evaluation mode; x has a vocabulary of its own if it may."""
     options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
     S = V if options.get("completion") == "copy" else V + 1
-    kind = training.KINDS.get(name, DualStreamSAR)
+    kind = KINDS["sar" if name in SAR else name].model
     model = kind(Config(target_vocab=V, source_vocab=S, **options))
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -1148,7 +1151,7 @@ def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
 def resume_is_exact(kind, tmp_path):
     """A run that was stopped and resumed ends with the weights, to the last bit, of one that was not."""
     model, metrics = run(tmp_path / "whole", kind)
-    with ctrl_c(at_step=7), contextlib.suppress(training.Interrupted):
+    with ctrl_c(at_step=7), contextlib.suppress(Interrupted):
         run(tmp_path / "parts", kind)
         raise AssertionError("Ctrl-C was not noticed")
     resumed, parts = run(tmp_path / "parts", kind, resume=True)
@@ -1170,7 +1173,7 @@ def data_go_on_where_they_stopped():
     assert len({len(batch_plan(split, 30, (0, epoch))) for epoch in range(4)}) > 1
 
     def read(step):
-        return [b.y for b in itertools.islice(training._endless(split, recipe, step), 60 - step)]
+        return [b.y for b in itertools.islice(training.endless(split, recipe, step), 60 - step)]
 
     whole = read(0)
     for step in (5, 9, 20, 33, 58):

@@ -13,28 +13,21 @@ import torch
 from laws import TINY, build, ctrl_c, run, tokens
 
 from sar_minimal import training
-from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, sample
+from sar_minimal.algorithm1 import DualStreamSAR, one_pass
+from sar_minimal.autoregressive import EncoderDecoderAR
+from sar_minimal.blocks import Config
+from sar_minimal.checks import check_lengths
+from sar_minimal.data import Batch, Split, make_batch
+from sar_minimal.decoding import beam, greedy, log_likelihood, sample
+from sar_minimal.kinds import loss_of, make_model
+from sar_minimal.lab.runs import DamagedCheckpoint, Interrupted, load, load_run, save, train
 from sar_minimal.lengths import collapse, ctc_pass, length_pass, uniform_copy
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
-from sar_minimal.models import (
-    Config,
-    DamagedCheckpoint,
-    DualStreamSAR,
-    EncoderDecoderAR,
-    load,
-    save,
-)
-from sar_minimal.parallel import draft_and_verify, jacobi, mask_predict
-from sar_minimal.shift import (
-    IGNORE,
-    START,
-    check_lengths,
-    ignore_padding,
-    shift_right,
-    shifted_targets,
-)
-from sar_minimal.tasks import Batch, Split, load_task, make_batch
-from sar_minimal.training import Recipe, evaluate, load_run, loss_of, make_model, train
+from sar_minimal.masked import mask_predict
+from sar_minimal.shift import IGNORE, START, ignore_padding, shift_right, shifted_targets
+from sar_minimal.speculation import draft_and_verify, jacobi
+from sar_minimal.tasks import load_task
+from sar_minimal.training import Recipe, evaluate
 from sar_minimal.transition import transition_pass
 
 X = tokens(2, 5)
@@ -565,7 +558,7 @@ def test_metrics_cut_short(saved):
 def test_full_disk(saved, monkeypatch, full_at, write):
     """A file is there whole or not at all: the old one survives, nothing half-written is left."""
     if write == "checkpoint":  # one that is not the last, so that there are steps to go on with
-        with ctrl_c(at_step=5), pytest.raises(training.Interrupted):
+        with ctrl_c(at_step=5), pytest.raises(Interrupted):
             run(saved.parent / "stopped", "ar")
         saved = saved.parent / "stopped"
     before = {path.name: path.read_bytes() for path in saved.iterdir()}

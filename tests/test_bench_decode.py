@@ -7,11 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sar_minimal import bench, bench_decode, training
-from sar_minimal.bench_decode import (
+from sar_minimal.autoregressive import EncoderDecoderAR
+from sar_minimal.blocks import Config
+from sar_minimal.data import Decoded, Split
+from sar_minimal.decoding import greedy
+from sar_minimal.kinds import make_model
+from sar_minimal.lab import bench_decode, bench_speed
+from sar_minimal.lab.bench_decode import (
     DECODERS,
     EXACT,
-    Models,
     Plan,
     agreement,
     calls_of,
@@ -20,12 +24,9 @@ from sar_minimal.bench_decode import (
     goals,
     pays_until,
     positions_read,
-    step_costs,
 )
-from sar_minimal.decoding import Decoded, greedy
-from sar_minimal.models import Config, EncoderDecoderAR
-from sar_minimal.tasks import Split, load_task
-from sar_minimal.training import make_model
+from sar_minimal.lab.bench_step import Models, step_costs
+from sar_minimal.tasks import load_task
 
 TINY = Plan(
     lengths=(4, 6), batches=(1, 2), threads=(1,), steps=2, rounds=1, sizes=(400, 0, 300)
@@ -181,8 +182,7 @@ def test_a_goal_is_met_or_said_by_how_much_not():
 
 def test_the_whole_is_printed_written_and_drawn(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_decode, "FLAGSHIP", SMALL)
-    monkeypatch.setattr(bench, "FLAGSHIP", SMALL)
-    monkeypatch.setattr(bench, "_peers", lambda *_: {})
+    monkeypatch.setattr(bench_speed, "_peers", lambda *_: {})
     json_path, png_path = tmp_path / "d.json", tmp_path / "d.png"
     threads = torch.get_num_threads()
     try:
@@ -216,7 +216,7 @@ def test_on_a_gpu_only_the_decoders_are_compared(monkeypatch, models, task, tmp_
             ]
 
     pair = Models(*(copy.deepcopy(model) for model in models))
-    monkeypatch.setattr(training, "choose_device", lambda: (torch.device("meta"), ""))
+    monkeypatch.setattr(bench_decode, "choose_device", lambda: (torch.device("meta"), ""))
     monkeypatch.setattr(bench_decode, "trained", lambda plan: (task, pair, {}))
     monkeypatch.setattr(bench_decode, "grid", grid)
     threads = torch.get_num_threads()

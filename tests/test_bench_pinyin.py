@@ -8,33 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal import bench_pinyin, cli, side_by_side
-from sar_minimal.bench_pinyin import (
+from sar_minimal.counting.rescoring import Reranker, tuned
+from sar_minimal.data import Split, Vocab, accuracy, make_batch
+from sar_minimal.kinds import loss_of
+from sar_minimal.lab import bench_pinyin, cli
+from sar_minimal.lab.bench_pinyin import (
     JOINED,
     Plan,
-    Reranker,
-    character_rate,
     counted,
     dictionary_of,
-    difference,
     hits,
     limit_row,
     lines,
     measure,
     networks,
     sample,
-    sentence_rate,
     table,
     task_of,
     trained,
-    tuned,
 )
-from sar_minimal.bench_pinyin import (
-    bench_pinyin as run,
-)
+from sar_minimal.lab.bench_pinyin import bench_pinyin as run
+from sar_minimal.lab.intervals import character_rate, difference, sentence_rate
 from sar_minimal.shift import UNKNOWN
-from sar_minimal.tasks import Split, Vocab, accuracy, make_batch
-from sar_minimal.training import loss_of
 
 TINY = Plan(steps=2, tokens=256, width=16, layers=1, heads=2, lexicon=300, test=40, tune=10, timed=2)  # fmt: skip
 DECODERS = (
@@ -261,7 +256,7 @@ def test_a_plan_reaches_the_networks(task, monkeypatch):
             recipes.append((model.config.dropout, recipe.mixed, recipe.steps, recipe.tokens))
             yield [{"seconds": 0.0}]
 
-    monkeypatch.setattr(side_by_side, "train_all", lambda runs: list(train_all(runs)))
+    monkeypatch.setattr(bench_pinyin, "train_all", lambda runs: list(train_all(runs)))
     plan = replace(bench_pinyin.LARGE, width=16, layers=1, heads=2)
     assert set(trained(task, plan, 0)) == set(bench_pinyin.NETWORKS)
     assert recipes == [(0.2, True, 1500, 8192)] * len(bench_pinyin.NETWORKS)

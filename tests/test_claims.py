@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal import claims, records, report, training
-from sar_minimal.claims import ClaimFailed, Record, Verdict, claim, complaints, ledger
+from sar_minimal.lab import claims, records, report
+from sar_minimal.lab.claims import ClaimFailed, Record, Verdict, complaints, ledger
+from sar_minimal.lab.ledger import claim
 
 CHAPTERS = sorted((Path(__file__).parents[1] / "chapters").glob("[0-9]*.ipynb"))
 WRITTEN = {path.stem for path in CHAPTERS}
@@ -89,7 +90,7 @@ def test_a_stored_chapter_shows_what_the_ledger_records(path):
 
 def test_the_page_is_what_the_ledger_generates():
     same = report.PAGE.read_text(encoding="utf-8") == report.page()
-    assert same, "to make it again: python -m sar_minimal.claims"
+    assert same, "to make it again: sar ledger"
 
 
 # ---------------------------------------------------------------- measurements and seeds
@@ -298,10 +299,10 @@ def test_rounding_does_not_make_a_condition_fail(measure, book):
 
 
 def test_the_device_is_named(monkeypatch):
-    monkeypatch.setattr(training, "choose_device", lambda: (torch.device("cuda"), ""))
+    monkeypatch.setattr(records, "choose_device", lambda: (torch.device("cuda"), ""))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     assert records._device().startswith("NVIDIA H100, torch ")
-    monkeypatch.setattr(training, "choose_device", lambda: (torch.device("cpu"), ""))
+    monkeypatch.setattr(records, "choose_device", lambda: (torch.device("cpu"), ""))
     assert re.fullmatch(r"CPU, .+, \d+ threads?, torch [\w.]+", records._device())
 
 

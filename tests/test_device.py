@@ -9,13 +9,20 @@ import pytest
 import torch
 from laws import build, same, tokens
 
-from sar_minimal.bench_decode import graph_rows
-from sar_minimal.decoding import beam, greedy, log_likelihood, one_pass, rescore, sample
+from sar_minimal.algorithm1 import one_pass
+from sar_minimal.counting.ngram import NGram
+from sar_minimal.counting.rescoring import rescore
+from sar_minimal.data import Split, batches
+from sar_minimal.decoding import beam, greedy, log_likelihood, sample
+from sar_minimal.kinds import KINDS, loss_of, make_model
+from sar_minimal.lab.bench_step import graph_rows
+from sar_minimal.lab.runs import train
 from sar_minimal.lengths import ctc_pass, length_pass
-from sar_minimal.ngram import NGram
-from sar_minimal.parallel import draft_and_verify, jacobi, look_ahead, mask_predict
-from sar_minimal.tasks import Split, batches, load_task
-from sar_minimal.training import KINDS, Recipe, evaluate, loss_of, make_model, train
+from sar_minimal.masked import mask_predict
+from sar_minimal.shifted import look_ahead
+from sar_minimal.speculation import draft_and_verify, jacobi
+from sar_minimal.tasks import load_task
+from sar_minimal.training import Recipe, evaluate
 from sar_minimal.transition import transition_pass
 
 GPU = "cuda"

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from sar_minimal.algorithm1 import DualStreamSAR
+from sar_minimal.autoregressive import DecoderLM, EncoderDecoderAR
+from sar_minimal.blocks import Config
 from sar_minimal.influence import entrances, fed, influence
-from sar_minimal.models import Config, DecoderLM, DualStreamSAR, EncoderDecoderAR
 
 SHAPE = {"target_vocab": 9, "source_vocab": 9, "width": 16, "heads": 2}
 x = torch.tensor([[4, 5, 6, 7, 8]])

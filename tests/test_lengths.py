@@ -8,6 +8,10 @@ import pytest
 import torch
 from laws import build, every_sequence, same, tokens
 
+from sar_minimal.data import make_batch
+from sar_minimal.kinds import loss_of
+from sar_minimal.kinds import make_model as new_model
+from sar_minimal.lab.runs import load, save, train
 from sar_minimal.lengths import (
     CTCSAR,
     LengthSAR,
@@ -17,11 +21,9 @@ from sar_minimal.lengths import (
     length_pass,
     uniform_copy,
 )
-from sar_minimal.models import load, save
 from sar_minimal.shift import IGNORE, PAD
-from sar_minimal.tasks import load_task, make_batch
-from sar_minimal.training import Recipe, loss_and_gradients, loss_of, new_optimizer, train
-from sar_minimal.training import make_model as new_model
+from sar_minimal.tasks import load_task
+from sar_minimal.training import Recipe, loss_and_gradients, new_optimizer
 
 NUMERALS = {"digits": 2, "sizes": (80, 10, 10)}
 KINDS = {"length": LengthSAR, "ctc": CTCSAR}

@@ -7,11 +7,13 @@ import random
 import numpy as np
 import pytest
 
-from sar_minimal import pinyin
-from sar_minimal.lexicon import Lattice, Lexicon, bayes_limit
-from sar_minimal.ngram import NGram, WordNGram
+from sar_minimal.counting.lattice import Lattice
+from sar_minimal.counting.lexicon import Lexicon, bayes_limit
+from sar_minimal.counting.ngram import NGram
+from sar_minimal.counting.word_ngram import WordNGram
+from sar_minimal.data import Split
 from sar_minimal.shift import UNKNOWN
-from sar_minimal.tasks import Split
+from sar_minimal.tasks import words as dictionary
 
 SYLLABLES = (10, 11, 12)
 
@@ -301,12 +303,14 @@ def test_what_lexicons_refuse(lexicon, ngram):
 def test_rare_words_are_kept_on_request(tmp_path, monkeypatch):
     # A dictionary of our own: 3 counts are few, and 镕 is not in level 1 of GB2312.
     (tmp_path / "dict.txt").write_text("上海 6 ns\n海上 3 s\n镕 9 nr\nAA制 7 n\n", encoding="utf-8")
-    folder = pinyin.package_folder
+    folder = dictionary.package_folder
     monkeypatch.setattr(
-        pinyin, "package_folder", lambda name, *extra: tmp_path if name == "jieba" else folder(name)
+        dictionary,
+        "package_folder",
+        lambda name, *extra: tmp_path if name == "jieba" else folder(name),
     )
     monkeypatch.setenv("SAR_CACHE", str(tmp_path))
-    word_model = pinyin.word_model.__wrapped__  # what it remembers is of the real dictionary
+    word_model = dictionary.word_model.__wrapped__  # what it remembers is of the real dictionary
     assert word_model().words == ("上海",) and word_model().coverage == pytest.approx(6 / 18)
     rare = word_model(rare=True)
     assert rare.words == ("上海", "海上", "镕") and rare.coverage == 1

@@ -7,11 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from sar_minimal.lexicon import Lexicon
-from sar_minimal.ngram import KneserNey, NGram
-from sar_minimal.pinyin import WordModel
+from sar_minimal.counting.kneser_ney import KneserNey
+from sar_minimal.counting.lexicon import Lexicon
+from sar_minimal.counting.ngram import NGram
+from sar_minimal.data import Split, Vocab
 from sar_minimal.shift import END, START, UNKNOWN
-from sar_minimal.tasks import Split, Vocab
+from sar_minimal.tasks.words import WordModel
 
 SYLLABLES = {
     4: (10, 11),

@@ -8,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from laws import build, every_sequence, tokens
 
-from sar_minimal.decoding import beam, greedy, one_pass
-from sar_minimal.models import Config, MaskedModel, load, save
-from sar_minimal.parallel import acceptance, draft_and_verify, jacobi, look_ahead, mask_predict
+from sar_minimal.algorithm1 import one_pass
+from sar_minimal.blocks import Config
+from sar_minimal.data import Batch
+from sar_minimal.decoding import beam, greedy
+from sar_minimal.kinds import loss_of
+from sar_minimal.lab.runs import load, save
+from sar_minimal.masked import MaskedModel, mask_predict
 from sar_minimal.shift import PAD, START
-from sar_minimal.tasks import Batch
-from sar_minimal.training import loss_of
+from sar_minimal.shifted import look_ahead
+from sar_minimal.speculation import acceptance, draft_and_verify, jacobi
 
 X = tokens(2, 6)
 

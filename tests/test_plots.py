@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from sar_minimal import plots
+from sar_minimal.lab import plots
 
 
 @pytest.fixture(autouse=True)

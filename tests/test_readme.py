@@ -34,6 +34,6 @@ def test_make_targets_and_console_commands_exist():
     targets = set(re.findall(r"\bmake ([a-z-]+)", README))
     assert {"read", "test", "demo"} <= targets
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
-    from sar_minimal.cli import COMMANDS
+    from sar_minimal.lab.cli import COMMANDS
 
     assert {c for c in re.findall(r"^sar ([a-z]+)", README, re.MULTILINE)} <= set(COMMANDS)

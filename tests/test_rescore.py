@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
-from sar_minimal.decoding import one_pass, rescore
-from sar_minimal.models import Config, DecoderLM, DualStreamSAR
-from sar_minimal.ngram import NGram
+from sar_minimal.algorithm1 import DualStreamSAR, one_pass
+from sar_minimal.autoregressive import DecoderLM
+from sar_minimal.blocks import Config
+from sar_minimal.counting.ngram import NGram
+from sar_minimal.counting.rescoring import rescore
+from sar_minimal.data import Split
 from sar_minimal.shift import PAD, UNKNOWN
-from sar_minimal.tasks import Split
 
 V = 9
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from laws import TINY
 
-from sar_minimal import side_by_side
-from sar_minimal.side_by_side import can_fork, train_all
+from sar_minimal.kinds import make_model
+from sar_minimal.lab import side_by_side
+from sar_minimal.lab.runs import train
+from sar_minimal.lab.side_by_side import can_fork, train_all
 from sar_minimal.tasks import load_task
-from sar_minimal.training import Recipe, make_model, train
+from sar_minimal.training import Recipe
 
 TASK = load_task("reverse", **TINY)
 KINDS = ("ar", "sar", "masked")

@@ -13,20 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal import files, pinyin
+from sar_minimal import files
+from sar_minimal.data import Split, UnknownToken, Vocab, accuracy, batch_plan, batches, make_batch
 from sar_minimal.files import MissingPackage, stable_hash
-from sar_minimal.pinyin import parse_pinyin, word_model
+from sar_minimal.lab.cards import to_markdown
 from sar_minimal.shift import IGNORE, PAD, UNKNOWN
-from sar_minimal.tasks import (
-    Split,
-    UnknownToken,
-    Vocab,
-    accuracy,
-    batch_plan,
-    batches,
-    load_task,
-    make_batch,
-)
+from sar_minimal.tasks import load_task
+from sar_minimal.tasks.pinyin import parse_pinyin
+from sar_minimal.tasks.words import share_inside, word_model
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"sizes": (3000, 100, 200)}
@@ -349,10 +343,8 @@ def test_words_leave_out_what_another_split_has():
 
 def test_share_inside():
     train = ["今天天气很好", "我们去公园"]
-    assert (
-        pinyin._share_inside(["天天气很", "我们去公园", "很好我们", "天气很我"], train) == "0.5000"
-    )
-    assert pinyin._share_inside([[4, 5, 6, 7]], [[3, 4, 5, 6, 7]]) == "1.0000"
+    assert share_inside(["天天气很", "我们去公园", "很好我们", "天气很我"], train) == "0.5000"
+    assert share_inside([[4, 5, 6, 7]], [[3, 4, 5, 6, 7]]) == "1.0000"
 
 
 def test_word_model():
@@ -608,7 +600,7 @@ def test_cache_dir(monkeypatch, tmp_path):
 
 
 def test_importing_tasks_is_cheap():
-    code = "import sys, sar_minimal.pinyin; print(*{'jieba', 'pypinyin', 'snownlp', 'cn2an'} & set(sys.modules))"
+    code = "import sys, sar_minimal.tasks; print(*{'jieba', 'pypinyin', 'snownlp', 'cn2an'} & set(sys.modules))"
     got = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
@@ -658,4 +650,4 @@ def test_the_committed_cards_are_up_to_date(name):
     ]
     if versions[0] != versions[1]:
         pytest.skip(f"the card is of {versions[0]}, installed are {versions[1]}")
-    assert card.to_markdown() == committed, "run python -m sar_minimal.tasks"
+    assert to_markdown(card) == committed, "run sar cards"

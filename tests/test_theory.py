@@ -7,20 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal.bench import above_bound, bench_theory
+from sar_minimal.algorithm1 import DualStreamSAR
+from sar_minimal.autoregressive import DecoderLM
+from sar_minimal.blocks import Config
+from sar_minimal.bounds import DECODERS, above_bound, bounds_of
+from sar_minimal.kinds import make_model
+from sar_minimal.lab.bench_theory import bench_theory
+from sar_minimal.languages import CoherenceLanguage, HomophoneLanguage
 from sar_minimal.losses import ar_loss, sar_loss
-from sar_minimal.models import Config, DecoderLM, DualStreamSAR
 from sar_minimal.shift import shift_right
-from sar_minimal.tasks import language_of, load_task
-from sar_minimal.theory import (
-    DECODERS,
-    CoherenceLanguage,
-    HomophoneLanguage,
-    entropy,
-    every,
-    exact_loss,
-)
-from sar_minimal.training import make_model
+from sar_minimal.tasks import load_task
+from sar_minimal.tasks.exact import language_of
+from sar_minimal.theory import entropy, every, exact_loss
 
 LANGUAGES = {
     "homophone": (HomophoneLanguage.random(6, 2, 1.5, seed=3), 4),
@@ -86,8 +84,8 @@ def test_bounds_are_those_of_brute_force(case):
     language, T, table = case
     p_x = {x: sum(posterior.values()) for x, posterior in table.items()}
     assert math.isclose(sum(p_x.values()), 1, abs_tol=1e-12)
-    b = language.bounds(T, "enumerate")
-    assert b == language.bounds(T)  # the default at this length
+    b = bounds_of(language, T, "enumerate")
+    assert b == bounds_of(language, T)  # the default at this length
     joint = sum(p_x[x] * H(posterior) for x, posterior in table.items()) / T
     smoothed = sum(p_x[x] * H(marginal(post, t)) for x, post in table.items() for t in range(T)) / T
     filtered = (
@@ -122,7 +120,7 @@ def test_accuracies_are_those_of_brute_force(case):
             sentences[name] += posterior.get(y, 0.0)
         best_characters += sum(max(marginal(posterior, t).values()) for t in range(T)) / T
         best_sentences += max(posterior.values())
-    b = language.bounds(T)
+    b = bounds_of(language, T)
     for name in DECODERS:
         assert abs(b.characters[name] - characters[name]) < 1e-10
         assert abs(b.sentences[name] - sentences[name]) < 1e-10
@@ -162,8 +160,8 @@ def test_posteriors_are_those_of_brute_force(case):
 
 def test_three_methods_agree(case):
     language, T, _ = case
-    exact, beliefs = language.bounds(T, "enumerate"), language.bounds(T, "beliefs")
-    sampled = language.bounds(T, "sample", 4000, torch.Generator().manual_seed(0))
+    exact, beliefs = bounds_of(language, T, "enumerate"), bounds_of(language, T, "beliefs")
+    sampled = bounds_of(language, T, "sample", 4000, torch.Generator().manual_seed(0))
     for name in ("joint", "smoothed", "filtered", "total_correlation"):
         value = getattr(exact, name)
         assert abs(value - getattr(beliefs, name)) < 1e-10
@@ -180,9 +178,9 @@ def test_three_methods_agree(case):
 def test_a_sampled_bound_knows_how_wrong_it_is():
     """Over many samples of 200, the estimate lies within 2 of its standard errors as often as it says."""
     language, near = HomophoneLanguage.random(6, 2, 1.5), 0
-    exact = language.bounds(5)
+    exact = bounds_of(language, 5)
     for seed in range(100):
-        b = language.bounds(5, "sample", 200, torch.Generator().manual_seed(seed))
+        b = bounds_of(language, 5, "sample", 200, torch.Generator().manual_seed(seed))
         assert 0 < b.error["joint"] < 0.1
         near += abs(b.joint - exact.joint) < 2 * b.error["joint"]
     assert 88 <= near <= 100  # 95.4 expected, with a standard deviation of 2
@@ -192,7 +190,7 @@ def test_a_sampled_bound_knows_how_wrong_it_is():
 @pytest.mark.parametrize("tell", [0.0, 0.25])
 @pytest.mark.parametrize("T", [1, 5, 40])
 def test_coherence_has_the_entropies_that_it_says(dialects, tell, T):
-    b = CoherenceLanguage(3, dialects, tell).bounds(T, "beliefs")
+    b = bounds_of(CoherenceLanguage(3, dialects, tell), T, "beliefs")
     n, quiet = math.log(dialects), 1 - tell
     assert abs(b.joint * T - quiet**T * n) < 1e-9
     assert abs(b.smoothed * T - T * quiet**T * n) < 1e-9
@@ -225,13 +223,14 @@ def test_samples_follow_the_language():
 
 
 def test_the_knob_turns_from_independent_to_deterministic():
-    flat = HomophoneLanguage.random(9, 3, 0.0).bounds(5)
+    flat = bounds_of(HomophoneLanguage.random(9, 3, 0.0), 5)
     assert abs(flat.total_correlation) < 1e-12 and abs(flat.joint - math.log(3)) < 1e-12
     joint = [
-        HomophoneLanguage.random(9, 3, knob).bounds(5).joint for knob in (0, 0.5, 1, 2, 4, 8, 30)
+        bounds_of(HomophoneLanguage.random(9, 3, knob), 5).joint
+        for knob in (0, 0.5, 1, 2, 4, 8, 30)
     ]
     assert joint == sorted(joint, reverse=True) and joint[-1] < 1e-6
-    middle = HomophoneLanguage.random(9, 3, 1.0).bounds(5)
+    middle = bounds_of(HomophoneLanguage.random(9, 3, 1.0), 5)
     assert middle.total_correlation > 0.05
     assert middle.sentences["viterbi"] > middle.sentences["smoothing"] + 0.01
 
@@ -241,7 +240,7 @@ def test_long_sequences_stay_finite():
     x, _ = language.sample(3, 500, torch.Generator().manual_seed(0))
     torch.testing.assert_close(language.smooth(x).sum(-1), torch.ones(3, 500).double())
     assert torch.isfinite(language.log_prob(language.viterbi(x))).all()
-    b = language.bounds(500, samples=50)
+    b = bounds_of(language, 500, samples=50)
     assert 0 < b.joint < b.smoothed < b.filtered < math.log(3) and b.error["joint"] > 0
 
 
@@ -399,10 +398,10 @@ def test_names_the_argument_that_is_wrong():
         (lambda: CoherenceLanguage(2, 2, 1.0), "tell: expected 0 <= tell < 1, got 1.0"),
         (lambda: language.sample(0, 3), "n: expected a whole number >= 1, got 0"),
         (lambda: language.sample(3, 0), "length: expected a whole number >= 1, got 0"),
-        (lambda: language.bounds(0), "length: expected a whole number >= 1, got 0"),
-        (lambda: language.bounds(3, "guess"), "method: expected enumerate, beliefs or sample, got 'guess'"),
-        (lambda: language.bounds(3, "sample", 1), "samples: expected a whole number >= 2, got 1"),
-        (lambda: language.bounds(40, "beliefs"), "method: 'beliefs' has too many of them"),
+        (lambda: bounds_of(language, 0), "length: expected a whole number >= 1, got 0"),
+        (lambda: bounds_of(language, 3, "guess"), "method: expected enumerate, beliefs or sample, got 'guess'"),
+        (lambda: bounds_of(language, 3, "sample", 1), "samples: expected a whole number >= 2, got 1"),
+        (lambda: bounds_of(language, 40, "beliefs"), "method: 'beliefs' has too many of them"),
         (lambda: language.filter(torch.tensor([[0, 2]])), r"x: expected syllables in 0..1, got 2"),
         (lambda: language.smooth(torch.tensor([[0, -1]])), r"x: expected syllables in 0..1, got -1"),
         (lambda: language.log_prob(torch.tensor([[0, 4]])), r"y: expected hanzi in 0..3, got 4"),

@@ -9,21 +9,13 @@ import torch
 from laws import TINY, build, ctrl_c, run
 
 from sar_minimal import training
+from sar_minimal.data import Split, batch_plan, batches, make_batch
+from sar_minimal.kinds import KINDS, loss_of, make_model
+from sar_minimal.lab.runs import Interrupted, load, load_run, train
 from sar_minimal.losses import ar_loss
-from sar_minimal.models import load
 from sar_minimal.shift import START, shift_right
-from sar_minimal.tasks import Split, batch_plan, batches, load_task, make_batch
-from sar_minimal.training import (
-    Interrupted,
-    Recipe,
-    evaluate,
-    load_run,
-    loss_and_gradients,
-    loss_of,
-    make_model,
-    new_optimizer,
-    train,
-)
+from sar_minimal.tasks import load_task
+from sar_minimal.training import Recipe, evaluate, loss_and_gradients, new_optimizer
 
 TASK = load_task("reverse", **TINY)
 
@@ -39,7 +31,7 @@ def lines(folder):
 # ---------------------------------------------------------------- one run
 
 
-@pytest.mark.parametrize("kind", training.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_seed_is_a_run(kind):
     """The same seed gives the same weights, another one gives others; the time of day plays no part."""
     torch.rand(7)  # what was drawn before does not matter
@@ -234,7 +226,7 @@ def test_rate():
     assert Recipe(steps=5, warmup=10, rate=1.0).rate_at(4) == 0.5  # stopped while it still rose
 
 
-@pytest.mark.parametrize("kind", training.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loop_by_hand(kind):
     """Five steps of ``train`` are five steps of AdamW written out, nothing left over between them.
 
@@ -333,7 +325,7 @@ def test_mixed_precision_is_a_choice():
     assert runs[True] != runs[False] and abs(runs[True] - runs[False]) < 0.02 * runs[False]
 
 
-@pytest.mark.parametrize("kind", training.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_mixed_precision_is_near_full_precision(kind):
     """``Recipe.mixed``: bfloat16 products, and losses that are summed in float32."""
     task = load_task("sort", sizes=(40, 5, 5))

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from laws import LENGTHS, build, chain_by_definition, every_sequence, run, same, tokens
 
-from sar_minimal.bench import above_bound
-from sar_minimal.decoding import one_pass
-from sar_minimal.models import load, save
+from sar_minimal.algorithm1 import one_pass
+from sar_minimal.bounds import above_bound, bounds_of
+from sar_minimal.data import SPECIALS, Batch
+from sar_minimal.kinds import loss_of
+from sar_minimal.lab.runs import load, save
+from sar_minimal.languages import HomophoneLanguage
 from sar_minimal.shift import IGNORE, PAD, ignore_padding
-from sar_minimal.tasks import SPECIALS, Batch
-from sar_minimal.theory import HomophoneLanguage
-from sar_minimal.training import loss_of
 from sar_minimal.transition import transition_loss, transition_pass
 
 V, T = 4, 4
@@ -107,7 +107,7 @@ def test_the_posterior_of_a_markov_chain_is_such_a_chain(monkeypatch):
 
     monkeypatch.setattr(model, "forward", scores)
     found = above_bound(model, language, 5, samples=500)
-    assert found["bound"] == language.bounds(5).joint
+    assert found["bound"] == bounds_of(language, 5).joint
     assert found["excess"] == pytest.approx(0, abs=1e-9) and found["error"] < 1e-9
     x, V = language.sources(5)[0], 6 + first
     smooth = model.chain(x + first, k=V).marginals()[..., first:]

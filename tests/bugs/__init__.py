@@ -13,17 +13,22 @@ from dataclasses import dataclass
 import laws
 
 from sar_minimal import (
+    algorithm1,
     attention,
+    autoregressive,
+    blocks,
     decoding,
     files,
     lengths,
     losses,
-    models,
-    parallel,
+    masked,
     shift,
+    shifted,
+    speculation,
     training,
     transition,
 )
+from sar_minimal.lab import runs
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,14 @@ BUGS = [
     Bug(
         "input shifted twice",
         "The input is read two steps later: the token just before the target is never seen.",
-        training.loss_of,
+        autoregressive.teacher_forced_loss,
         {"shift_right(batch.y, START)": "shift_right(shift_right(batch.y, START), START)"},
         ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
     ),
     Bug(
         "input not shifted",
         "The input is the target itself: the loss falls to 0, the model has learnt to copy.",
-        training.loss_of,
+        autoregressive.teacher_forced_loss,
         {"y_in = shift_right(batch.y, START)": "y_in = batch.y.clamp(min=0)"},
         ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
     ),
@@ -111,7 +116,7 @@ BUGS = [
     Bug(
         "start = pad",
         "The input begins with <pad> in training and with <s> in decoding.",
-        training.loss_of,
+        autoregressive.teacher_forced_loss,
         {"shift_right(batch.y, START)": "shift_right(batch.y, 0)"},
         ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
     ),
@@ -178,7 +183,7 @@ BUGS = [
     Bug(
         "CQA without its mask",
         "All layers are causal and the last step, content-query attention, is not.",
-        models.DualStreamSAR.forward,
+        algorithm1.DualStreamSAR.forward,
         {
             "query + self.cqa(content, query, turn, mask)": "query + self.cqa(content, query, turn, None)",
             "self.cqa.scores(content, query, turn, mask)": "self.cqa.scores(content, query, turn, None)",
@@ -205,7 +210,7 @@ BUGS = [
     Bug(
         "padding of the source read",
         "The encoder is masked, the decoder's attention to it is not.",
-        models.EncoderDecoderAR.encode,
+        autoregressive.EncoderDecoderAR.encode,
         {"layer.memory(h, turn, mask)": "layer.memory(h, turn, None)"},
         (
             (laws.padding_changes_no_logits, "ar"),
@@ -216,7 +221,7 @@ BUGS = [
     Bug(
         "softmax over the wrong axis",
         "The weights of each *source* position sum to 1, not those of each question.",
-        models.DualStreamSAR._copy,
+        algorithm1.DualStreamSAR._copy,
         {"scores.softmax(-1)": "scores.softmax(1)"},
         ((laws.copying_needs_the_original, "sar-full-2-copy"),),
     ),
@@ -224,7 +229,7 @@ BUGS = [
     Bug(
         "positions restart",
         "With a cache each new token is at position 0 again. The text stays fluent, and worse.",
-        models.Autoregressive.step,
+        autoregressive.Autoregressive.step,
         {"turns.narrow(3, cache.used, T)": "turns.narrow(3, 0, T)"},
         (
             (laws.cached_is_uncached, "lm"),
@@ -235,7 +240,7 @@ BUGS = [
     Bug(
         "cache position off by one",
         "A cached token is placed one position too early.",
-        models.Autoregressive.step,
+        autoregressive.Autoregressive.step,
         {"turns.narrow(3, cache.used, T)": "turns.narrow(3, max(cache.used - 1, 0), T)"},
         (
             (laws.cached_is_uncached, "lm"),
@@ -246,7 +251,7 @@ BUGS = [
     Bug(
         "cached past hidden",
         "The mask of a cached piece forgets that all of the past is visible.",
-        models.Autoregressive.step,
+        autoregressive.Autoregressive.step,
         {
             "causal_mask(T, past=cache.used, device=tokens.device) if T > 1 else None": "causal_mask(T + "
             "cache.used).narrow(0, 0, T) if T > 1 else None"
@@ -282,7 +287,7 @@ BUGS = [
     Bug(
         "output read back",
         "One pass becomes two: what was predicted is corrected by reading it, and the text says one.",
-        decoding._given_x,
+        algorithm1.given_x,
         {"= model(x, lengths)": "= model(model(x, lengths).argmax(-1), lengths)"},
         (
             (laws.one_pass_reads_no_output, "sar-causal-2-vocabulary"),
@@ -324,7 +329,7 @@ BUGS = [
     Bug(
         "beam: source left behind",
         "The cache follows the beams and the source does not.",
-        models.State.reorder,
+        autoregressive.State.reorder,
         {"(kv[:, rows], ": "(kv[:, rows // 2], "},
         ((laws.widest_beam_is_exhaustive, "ar"), (laws.parallel_scoring, "ar")),
     ),
@@ -366,7 +371,7 @@ BUGS = [
     Bug(
         "dropout while decoding",
         "The model answers differently each time.",
-        models.Block._drop,
+        blocks.Block._drop,
         {"if self.training and self.dropout": "if self.dropout"},
         ((laws.training_is_scoring, "ar"), (laws.training_is_scoring, "lm")),
     ),
@@ -374,28 +379,28 @@ BUGS = [
     Bug(
         "jacobi: a pass too few",
         "The last guess is taken for right before a pass has left it as it was.",
-        parallel.jacobi,
+        speculation.jacobi,
         {"(first := int(done.min())) < longest": "(first := int(done.min())) < longest - 1"},
         ((laws.jacobi_is_greedy, "lm"), (laws.jacobi_is_greedy, "ar")),
     ),
     Bug(
         "jacobi: trusted too early",
         "The token behind the first that changed is taken for right: its past has just changed.",
-        parallel.jacobi,
+        speculation.jacobi,
         {"first + holds + 1)": "first + holds + 2)"},
         ((laws.jacobi_is_greedy, "lm"), (laws.jacobi_is_greedy, "ar")),
     ),
     Bug(
         "speculation: guess stays in the cache",
         "The cache is set back to one position too late: a guess that was turned down is still read.",
-        parallel.draft_and_verify,
+        speculation.draft_and_verify,
         {"state.cache.used = read ": "state.cache.used = read and read + 1 "},
         ((laws.verified_draft_is_greedy, "lm"), (laws.verified_draft_is_greedy, "ar")),
     ),
     Bug(
         "speculation: one kept too many",
         "The first guess that is turned down is kept, and the one behind it replaced.",
-        parallel.draft_and_verify,
+        speculation.draft_and_verify,
         {"== first + holds[:, None]": "== first + 1 + holds[:, None]"},
         (
             (laws.verified_draft_is_greedy, "ar"),
@@ -406,7 +411,7 @@ BUGS = [
     Bug(
         "speculation: q / p",
         "A guess is kept the more often the less the model likes it.",
-        parallel.acceptance,
+        speculation.acceptance,
         {"p / q": "q / p"},
         (
             (laws.acceptance_keeps_p,),
@@ -418,7 +423,7 @@ BUGS = [
         "speculation: drawn again from p",
         "After a guess was turned down the next is drawn from p, not from what is left of it: what the "
         "draft likes comes too often.",
-        parallel.acceptance,
+        speculation.acceptance,
         {"(p - q).clamp(min=0.0)": "p"},
         (
             (laws.acceptance_keeps_p,),
@@ -429,28 +434,28 @@ BUGS = [
     Bug(
         "speculation: rest not normalised",
         "What is left of p is no distribution: it sums to less than 1.",
-        parallel.acceptance,
+        speculation.acceptance,
         {"rest / total, p)": "rest, p)"},
         ((laws.acceptance_keeps_p,),),
     ),
     Bug(
         "speculation: tested twice",
         "A row that is ahead of its batch has its tokens tested again, and loses those the draft likes.",
-        parallel._judge,
+        speculation._judge,
         {"(fixed | kept.bool())": "kept.bool()"},
         ((laws.speculation_follows_p, "one pass"),),
     ),
     Bug(
         "mask-predict: the certain said again",
         "The tokens that the model is most sure of are hidden, the doubtful ones stay.",
-        parallel.mask_predict,
+        masked.mask_predict,
         {"certain = log_probs": "certain = -log_probs"},
         ((laws.least_certain_are_said_again,),),
     ),
     Bug(
         "masked: shown tokens trained on",
         "The loss counts the tokens that the model sees: it learns to copy them.",
-        training.hide,
+        masked.hide,
         {"batch.y.masked_fill(~hidden, IGNORE)": "batch.y"},
         ((laws.masked_loss_asks_for_what_it_hides,),),
     ),
@@ -518,21 +523,23 @@ BUGS = [
     Bug(
         "answer as question",
         "Algorithm 1 is fed y where it should read x: it learns the task at once, and nothing.",
-        training.loss_of,
-        {"model(batch.x, lengths), batch.y": "model(batch.y.clamp(min=0), lengths), batch.y"},
+        algorithm1.one_pass_loss,
+        {
+            "model(batch.x, batch.lengths), batch.y": "model(batch.y.clamp(min=0), batch.lengths), batch.y"
+        },
         ((laws.y_is_no_input, "sar-causal-2-vocabulary"), (laws.y_is_no_input, "sar-full-2-copy")),
     ),
     Bug(
         "optimiser forgotten",
         "A resumed run begins with empty averages in AdamW: a bump in the loss, at every stop.",
-        training._restore,
+        runs._restore,
         {"optimizer.load_state_dict(state)": "pass"},
         ((laws.resume_is_exact, "sar"),),
     ),
     Bug(
         "random state forgotten",
         "A resumed run draws other dropout than the one that never stopped.",
-        training._restore,
+        runs._restore,
         {"torch.set_rng_state(tensors": "(tensors"},
         ((laws.resume_is_exact, "ar"),),
     ),
@@ -553,7 +560,7 @@ BUGS = [
     Bug(
         "short for longer",
         "A run that stopped among the short pairs counts them from 0 again when it goes on.",
-        training._endless,
+        training.endless,
         {"recipe.short - step)": "recipe.short)"},
         ((laws.resume_is_exact, "sar"),),
     ),
@@ -570,21 +577,21 @@ BUGS = [
     Bug(
         "one shift too far",
         "The input stands a step behind already and the target moves by all of k: at k = 1 a token is skipped.",
-        training.loss_of,
+        shifted.shifted_loss,
         {"batch.y, shifts - 1, reduction": "batch.y, shifts, reduction"},
         ((laws.shifted_loss_is_what_look_ahead_says,),),
     ),
     Bug(
         "looks ahead from the padding",
         "The guesses are read at the batch's last position, where a short row has only padding.",
-        models.ShiftedLM.ahead,
+        shifted.ShiftedLM.ahead,
         {"(check_lengths(lengths, tokens) - 1)": "(check_lengths(None, tokens) - 1)"},
         ((laws.look_ahead_is_its_own_row,),),
     ),
     Bug(
         "the largest shift is never drawn",
         "Shifts are drawn from 0 to K - 1, then 1 is the least: K is never trained, 1 twice as often.",
-        training.draw_shifts,
+        shifted.draw_shifts,
         {
             "1 + (torch.rand(len(most)).to(most.device) * most).long()": "(torch.rand(len(most)).to(most.device) * most).long().clamp(min=1)"
         },

@@ -2,21 +2,20 @@
 
 ``data/claims.toml`` has one table per claim. Its ``supports`` are inequalities, such as
 ``"largest difference" = "<= 1e-6"``; the recorded verdict follows only while all of them hold. A
-chapter measures and calls ``claim``, which fails the run when they do not. Under ``make run-nb`` what
-was measured is then written into the ledger (``records.py``) and onto its page (``report.py``).
+chapter measures and calls ``claim`` (``ledger.py``), which fails the run when they do not. Under ``make run-nb``
+what was measured is then written into the ledger (``records.py``) and onto its page (``report.py``).
 """
 
 import html
 import math
 import operator
-import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LEDGER = Path(__file__).parents[1] / "data" / "claims.toml"
+LEDGER = Path(__file__).parents[2] / "data" / "claims.toml"
 COLOURS = {
     "holds": "#0072B2",
     "conditional": "#E69F00",
@@ -190,32 +189,8 @@ def spread(values: Sequence[float]) -> str:
     return (low if low == high else f"{low} to {high}") + number
 
 
-def claim(
-    id: str, measured: float | Mapping, seeds: Sequence[int] = (), path: Path = LEDGER
-) -> Verdict:
-    """Hold measurements against the ledger; returns the verdict, for a cell to show.
-
-    measured: name to a number, or to a list of them, one per seed, all of which must meet the
-    condition; a bare number where the ledger asks for one measurement only. seeds: those that the
-    measurement was made with, where something is trained or drawn.
-    With ``SAR_RECORD=<chapter>`` in the environment the measurement is written into the ledger.
-    Raises KeyError for a claim the ledger does not have, ValueError when the claim is open, the
-    names are not the ledger's, a value is not finite or the seeds are too few, ClaimFailed when a
-    condition is not met.
-    """
-    rows = ledger(path)
-    if id not in rows:
-        raise KeyError(f"{id}: the ledger has {', '.join(rows)}")
-    verdict = hold(rows[id], measured, seeds)
-    if os.environ.get("SAR_RECORD"):
-        from .records import record
-
-        record(verdict, os.environ["SAR_RECORD"], path)
-    return verdict
-
-
 def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Verdict:
-    """``claim`` for one row of the ledger: checks, and records nothing. Raises as ``claim`` does."""
+    """``ledger.claim`` for one row: checks, and records nothing. Raises as it does."""
     if row.is_open:
         raise ValueError(
             f"{row.id} is open: the ledger has no verdict for a measurement to support"
@@ -267,9 +242,3 @@ def complaints(row: Claim, written: Collection[str]) -> list[str]:
         except (ValueError, ClaimFailed) as error:
             found.append(f"record of {r.chapter}: {error}")
     return found
-
-
-if __name__ == "__main__":
-    from .report import write_page
-
-    write_page()

@@ -14,8 +14,7 @@ decoder               where the guesses come from                      result
 ====================  ===============================================  ========================
 
 Only rounding can tell them from step by step: a batch of positions is summed in another order than
-one position, which decides between two tokens whose logits agree to 6 digits. ``mask_predict`` has
-no autoregressive model to agree with: it is one pass, and then some that correct it.
+one position, which decides between two tokens whose logits agree to 6 digits.
 
 Rows of a batch advance at their own speed. The cache has one length for all of them, so a pass
 reads on from the first position that is open in any row; what a row has fixed beyond it is read
@@ -28,9 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .decoding import Decoded, _begin, _cut
-from .models import Autoregressive, DualStreamSAR, EncoderDecoderAR, MaskedModel, Model, ShiftedLM
-from .shift import PAD, check_lengths, check_range, check_tokens, check_whole
+from .algorithm1 import DualStreamSAR
+from .autoregressive import Autoregressive, EncoderDecoderAR
+from .blocks import Model
+from .checks import check_range, check_tokens, check_whole
+from .data import Decoded
+from .decoding import begin, cut
+from .shift import PAD, past_end
+from .shifted import ShiftedLM
 
 
 @torch.inference_mode()
@@ -50,7 +54,7 @@ def jacobi(
     so many open positions at most; guesses far ahead rest on guesses, seldom hold, and cost as much as others.
     """
     check_whole("window", window)
-    state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
+    state, prompt, before, stop = begin(model, x, lengths, new, end_id)
     tokens, log_probs, at = _room(prompt, before, stop)
     longest, done, read, steps = len(at), before, 0, 0
     while (first := int(done.min())) < longest:
@@ -67,7 +71,7 @@ def jacobi(
         done = torch.maximum(done, (first + holds + 1).clamp(max=last))
         done, stop = _settle(tokens, before, stop, done, end_id)
         read = int(done.min()) - 1
-    return _cut(model, tokens, log_probs, before, stop, steps)
+    return cut(model, tokens, log_probs, before, stop, steps)
 
 
 def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +118,7 @@ def draft_and_verify(
     Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
     """
     check_whole("window", window)
-    state, prompt, before, stop = _begin(model, x, lengths, new, end_id)
+    state, prompt, before, stop = begin(model, x, lengths, new, end_id)
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
     ask = _asker(model, x, lengths, draft, temperature, generator)
@@ -124,7 +128,7 @@ def draft_and_verify(
     while (first := int(done.min())) < longest:
         if steps == 0 or not stands:
             own = torch.minimum(done, stop)  # of a row that has ended, its end
-            seen = tokens.masked_fill(at >= own[:, None], PAD)[:, : int(own.max())]
+            seen = tokens.masked_fill(past_end(own, longest), PAD)[:, : int(own.max())]
             guess, q = ask(seen, own)
             # Behind the last guess comes one token more: its past is checked in the same pass.
             reach = int(done.masked_fill(done == longest, 0).max()) + guess.shape[1] + 1
@@ -143,62 +147,14 @@ def draft_and_verify(
         done = torch.maximum(done, (first + holds + 1).clamp(max=last))
         done, stop = _settle(tokens, before, stop, done, end_id)
         read = int(done.min()) - 1
-    return _cut(model, tokens, log_probs, before, stop, steps)
-
-
-@torch.inference_mode()
-def mask_predict(
-    model: MaskedModel, x: Tensor, lengths: Tensor | None = None, iterations: int = 4
-) -> Decoded:
-    """Say all tokens at once, hide the least certain, say those again, and so on (Ghazvininejad 2019).
-
-    Iteration i = 0, 1, ... hides n (iterations - i) / iterations, rounded down, of a row's n tokens:
-    all at first, so that 1 iteration is one pass, then linearly fewer, those of the lowest probability.
-    x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out. steps: the
-    iterations that had something to say. log_probs: what each token had when it was said last,
-    given those shown then; their sum is no log-likelihood of y.
-    Raises TypeError or ValueError on wrong input.
-    """
-    if not isinstance(model, MaskedModel):
-        raise TypeError(f"model: expected a MaskedModel, got {type(model).__name__}")
-    check_whole("iterations", iterations)
-    check_tokens(x, "x")
-    own = check_lengths(lengths, x)
-    past_end = torch.arange(x.shape[1], device=x.device) >= own[:, None]
-    tokens = torch.full(x.shape, PAD, device=x.device)
-    log_probs = torch.zeros(x.shape, device=x.device)
-    for i in range(iterations):
-        number = own * (iterations - i) // iterations  # (B,)
-        certain = log_probs.masked_fill(past_end, torch.inf)  # padding is never hidden
-        hidden = certain.argsort(dim=1, stable=True).argsort(1) < number[:, None]
-        if not bool(hidden.any()):  # every row is shorter than there are iterations
-            return Decoded(tokens, log_probs, own, i)
-        logits = model(x, tokens.masked_fill(hidden, model.mask_id), lengths)
-        value, best = logits.log_softmax(-1).max(-1)  # (B, T) each
-        tokens = torch.where(hidden, best, tokens)
-        log_probs = torch.where(hidden, value, log_probs)
-    return Decoded(tokens, log_probs, own, iterations)
-
-
-@torch.inference_mode()
-def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> Decoded:
-    """The K tokens behind each row of x (B, T) in one pass, the most probable for each shift, on its own.
-
-    lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1 is the
-    language model's; further on nobody has seen what lies between, so take it as a draft.
-    Raises TypeError or ValueError on wrong input.
-    """
-    if not isinstance(model, ShiftedLM):
-        raise TypeError(f"model: expected a ShiftedLM, got {type(model).__name__}")
-    log_probs, tokens = model.ahead(x, lengths).log_softmax(-1).max(-1)  # (B, K) each
-    return Decoded(tokens, log_probs, torch.full_like(x[:, 0], tokens.shape[1]), 1)
+    return cut(model, tokens, log_probs, before, stop, steps)
 
 
 def _room(prompt, before, stop):
     """Tokens and log-probabilities of all positions, (B, longest) each, and the positions (longest,)."""
     at = torch.arange(int(stop.max()), device=prompt.device)
     tokens = F.pad(prompt.long(), (0, len(at) - prompt.shape[1]), value=PAD)
-    tokens = tokens.masked_fill(at >= before[:, None], PAD)
+    tokens = tokens.masked_fill(past_end(before, len(at)), PAD)
     return tokens, torch.zeros(tokens.shape, device=tokens.device), at
 
 

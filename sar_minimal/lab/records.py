@@ -13,9 +13,12 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
-from . import FULL
+import torch
+
+from .. import FULL
+from ..files import write_atomically
+from ..training import choose_device
 from .claims import LEDGER, Record, Verdict, meets
-from .files import write_atomically
 
 ROOT = LEDGER.parents[1]
 RECORD = re.compile(
@@ -114,10 +117,6 @@ def _rounded(value: float, condition: str) -> float:
 
 def _device() -> str:
     """Where a chapter trains: the name of the GPU, or of the CPU with the threads that torch uses."""
-    import torch
-
-    from .training import choose_device
-
     device, _ = choose_device()
     version = f"torch {torch.__version__.partition('+')[0]}"
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The ``sar`` command: train, decode, claims, bench, demo.
+"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, which write files of the book.
 
 Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
 decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
@@ -22,6 +22,8 @@ EXAMPLES = """examples:
   sar bench --json bench.json                         speed beside other libraries
   sar bench decode --quick --png decode.png           decoders with fewer steps, in minutes
   sar bench pinyin --quick --json pinyin.json         counting, networks and both on pinyin
+  sar ledger                                          the ledger's page, as make run-nb writes it
+  sar cards                                           the data cards, after a change to a task
 """
 
 
@@ -142,6 +144,13 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model"
     )
+
+    ledger = commands.add_parser("ledger", help="write the ledger of claims as a page of the book")
+    ledger.add_argument(
+        "--out", type=Path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)"
+    )
+    cards = commands.add_parser("cards", help="write the card of each data set")
+    cards.add_argument("--out", type=Path, metavar="DIR", help="the folder for them (data)")
     return main
 
 
@@ -167,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
         ValueError,
         TypeError,
     ) as error:  # ours: each names the argument, what it got and what it expected
-        from .models import DamagedCheckpoint
+        from .runs import DamagedCheckpoint
 
         print(f"sar: {error}", file=sys.stderr)
         return 1 if isinstance(error, DamagedCheckpoint) else 2
@@ -177,8 +186,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(task, model, out, resume, corpus, **options) -> int:
-    from .tasks import load_task
-    from .training import Recipe, make_model, train
+    from ..kinds import make_model
+    from ..tasks import load_task
+    from ..training import Recipe
+    from .runs import train
 
     recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if f.name in options})
     loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
@@ -192,7 +203,8 @@ def _train(task, model, out, resume, corpus, **options) -> int:
 
 
 def _decode(run, text, beam, new, verbose) -> int:
-    from .training import load_run
+    from .converter import Converter
+    from .runs import load_run
 
     convert = Converter(*load_run(run), beam=beam, new=new)
     if text:
@@ -207,106 +219,6 @@ def _decode(run, text, beam, new, verbose) -> int:
             print(f"sar: line {number}: {error}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
-
-
-class Converter:
-    """A trained run as a function from a line of text to a line of text."""
-
-    def __init__(self, model, source, target, about, beam=None, new=20):
-        import torch
-
-        from .shift import START
-
-        self.model, self.source, self.target, self.task = model, source, target, about["name"]
-        self.beam, self.new = beam, new
-        self.characters = self.task in ("pinyin", "numerals")  # written without spaces
-        if beam is not None and type(model).__name__ in (
-            "DualStreamSAR",
-            "MaskedModel",
-            "ShiftedLM",
-            "CTCSAR",
-            "TransitionSAR",
-        ):
-            raise ValueError(
-                f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
-            )
-
-        self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
-
-    def __call__(self, text: str, verbose: bool = False) -> str:
-        """Raises ValueError for a token the model does not know, naming it and its neighbours."""
-        import time
-
-        import torch
-
-        began = time.perf_counter()
-        decoded = self.decode(torch.tensor([self.read(text)]))
-        line = self.write(decoded.tokens[0, : int(decoded.lengths[0])].tolist())
-        if verbose:
-            ms = 1e3 * (time.perf_counter() - began)
-            line += (
-                f"\t{float(decoded.log_probs.sum()):.2f} nats\t{decoded.steps} steps\t{ms:.1f} ms"
-            )
-        return line
-
-    def read(self, text: str) -> list[int]:
-        """A line of input as token ids: pinyin, characters for a language model of hanzi, or symbols."""
-        from .pinyin import parse_pinyin
-        from .shift import START
-
-        language_model = type(self.model).__name__ in ("DecoderLM", "ShiftedLM")
-        if self.task == "pinyin" and not language_model:
-            return parse_pinyin(text, self.source)
-        tokens = list("".join(text.split())) if self.characters else text.split()
-        if not tokens:
-            raise ValueError("text: expected at least one token, got an empty line")
-        if language_model:  # as in training, where every sequence begins with <s>
-            return [START, *self.target.encode(tokens)]
-        return self.source.encode(tokens)
-
-    def write(self, ids: list[int]) -> str:
-        from .shift import END
-
-        if self.task == "numerals":
-            ids = [i for i in ids if i != END]
-        return ("" if self.characters else " ").join(self.target.decode(ids))
-
-    def decode(self, x):
-        """x: (1, S). The decoder that fits the model."""
-        from .decoding import beam, greedy, one_pass
-        from .shift import END
-
-        kind = type(self.model).__name__
-        if kind == "DualStreamSAR":
-            return one_pass(self.model, x)
-        if kind == "MaskedModel":
-            from .parallel import mask_predict
-
-            return mask_predict(self.model, x)
-        if kind == "ShiftedLM":
-            from .parallel import look_ahead
-
-            return look_ahead(self.model, x)
-        if kind == "TransitionSAR":
-            from .transition import transition_pass
-
-            return transition_pass(self.model, x)
-        if kind == "LengthSAR":
-            from .lengths import length_pass
-
-            return length_pass(self.model, x, beam=1 if self.beam is None else self.beam)
-        if kind == "CTCSAR":
-            from .lengths import ctc_pass
-
-            return ctc_pass(self.model, x)
-        ends = self.task == "numerals"  # y has an end token, at most 2 S tokens away
-        options = {
-            "new": self.new if kind == "DecoderLM" else 2 * x.shape[1] if ends else None,
-            "end_id": END if ends else None,
-        }
-        if self.beam is None:
-            return greedy(self.model, x, **options)
-        return beam(self.model, x, **options, width=self.beam)
 
 
 def _claims(ids, markdown, json) -> int:
@@ -351,16 +263,30 @@ def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
         torch.set_num_threads(2 if threads is None else threads)
         bench_pinyin(QUICK if quick else LARGE if large else Plan(), json, corpus)
         return 0
-    from .bench import bench
+    from .bench_speed import bench
 
     bench(what, json, 2 if threads is None else threads)
     return 0
 
 
 def _demo(out, **options) -> int:
-    from .bench import demo
+    from .demo import demo
 
     demo(out, **options)
+    return 0
+
+
+def _ledger(out) -> int:
+    from .report import PAGE, write_page
+
+    write_page(PAGE if out is None else out)
+    return 0
+
+
+def _cards(out) -> int:
+    from .cards import FOLDER, write_cards
+
+    write_cards(FOLDER if out is None else out)
     return 0
 
 
@@ -370,4 +296,6 @@ COMMANDS = {
     "claims": _claims,
     "bench": _bench,
     "demo": _demo,
+    "ledger": _ledger,
+    "cards": _cards,
 }

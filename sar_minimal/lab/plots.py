@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from PIL import Image  # comes with matplotlib
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676",
@@ -90,8 +91,6 @@ def show(figure, alt: str, dpi: int = 100) -> Picture:
     """Close ``figure`` and return it as a ``Picture``. alt: what it shows, in a sentence or two."""
     if not alt.strip():
         raise ValueError("alt: expected a description of the figure, got an empty string")
-    from PIL import Image  # comes with matplotlib
-
     raw, png = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)

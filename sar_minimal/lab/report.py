@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from ..files import write_atomically
 from .claims import COLOURS, LEDGER, Claim, Record, ledger, spread
-from .files import write_atomically
 
 BOOK = LEDGER.parents[1] / "chapters"
 PAGE = BOOK / "ledger.ipynb"

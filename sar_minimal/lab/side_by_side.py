@@ -12,9 +12,10 @@ from multiprocessing.connection import wait
 
 import torch
 
-from .models import Model
-from .tasks import Task
-from .training import Recipe, choose_device, new_optimizer, train
+from ..blocks import Model
+from ..data import Task
+from ..training import Recipe, choose_device, new_optimizer
+from .runs import train
 
 Run = tuple[Model, Task, Recipe]
 

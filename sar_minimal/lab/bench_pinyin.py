@@ -7,29 +7,34 @@ the test split is read once (section 5).
 """
 
 import importlib.util
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from .bench import convert, machine, neural_decoders, seconds
-from .decoding import log_likelihood, one_pass, rescore
-from .files import write_json
-from .lexicon import Lexicon, bayes_limit
-from .models import DualStreamSAR
-from .ngram import NGram, WordNGram
-from .parallel import draft_and_verify, mask_predict
-from .pinyin import WordModel, word_model
-from .shift import UNKNOWN, check_whole
-from .tasks import Split, Task, accuracy, load_task
-from .transition import transition_pass
+from ..algorithm1 import one_pass
+from ..checks import check_whole
+from ..counting.lexicon import Lexicon, bayes_limit
+from ..counting.ngram import NGram
+from ..counting.rescoring import Reranker, rescore, tuned
+from ..counting.word_ngram import WordNGram
+from ..data import Split, Task, convert
+from ..files import write_json
+from ..kinds import make_model
+from ..masked import mask_predict
+from ..shift import UNKNOWN
+from ..speculation import draft_and_verify
+from ..tasks import load_task
+from ..tasks.words import WordModel, word_model
+from ..training import Recipe
+from ..transition import transition_pass
+from .demo import neural_decoders
+from .intervals import Rate, character_rate, difference, sentence_rate
+from .side_by_side import train_all
+from .timing import machine, seconds
 
 # Characters and sentences right on hsk, as measured outside this project with the converters' own front ends.
 PUBLISHED = {"libime": (0.957, 0.808), "libpinyin": (0.904, 0.625), "Pinyin2Hanzi": (0.833, 0.467)}
@@ -151,11 +156,6 @@ def _stored(ngram: NGram) -> int:
     return levels + sum(len(hanzi) for hanzi, _ in ngram._candidates.values())
 
 
-def tuned(found: Callable[[float], list], y: list, weights: Sequence[float]) -> float:
-    """The weight whose conversions ``found(weight)`` have the most sentences of y right, then characters."""
-    return max(weights, key=lambda weight: accuracy(found(weight), y)[::-1])
-
-
 def installed_converter(task: Task) -> System | None:
     """Pinyin2Hanzi's search over its own phrases, None where it is not installed. A sentence that it cannot
     convert is UNKNOWN throughout."""
@@ -192,9 +192,6 @@ def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWO
     """name of ``NETWORKS`` to (model, seconds of training with one thread). The first half of the steps is on short
     sentences: without that the autoregressive one does not find its source, and no network loses by it that we could tell.
     """
-    from .side_by_side import train_all
-    from .training import Recipe, make_model
-
     size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
     recipe = Recipe(
         plan.steps, plan.tokens, plan.rate, seed=seed, short=plan.steps // 2, mixed=plan.mixed
@@ -255,42 +252,6 @@ def _run(decode, model, xs):
     return convert(decode, Split(xs, xs), next(model.parameters()).device)
 
 
-class Reranker:
-    """Does a network know something that counting does not? Of the ``k`` best paths of ``words``, the one that is
-    best when weight * log q(y | x) of the network is added to their scores, in nats. All k are read at once."""
-
-    def __init__(self, words: WordNGram, network, k: int = 10):
-        self.words, self.network, self.k = words, network, k
-
-    def paths(self, x: Sequence[int]) -> list[tuple[float, float, list[int]]]:
-        """(score, log q, text) of each path, the best first."""
-        found = list(islice(self.words.lattice(x).paths(), self.k))
-        texts = [[token for word in path for token in word] for _, path in found]
-        log_q = self._log_q(x, texts)
-        return [(score, q, text) for (score, _), q, text in zip(found, log_q, texts, strict=True)]
-
-    @torch.inference_mode()
-    def _log_q(self, x, texts) -> list[float]:
-        device = next(self.network.parameters()).device
-        x, y = torch.tensor([x], device=device), torch.tensor(texts, device=device)
-        if isinstance(self.network, DualStreamSAR):
-            log_q = self.network(x)[0].log_softmax(-1)  # (T, V): the same for every text
-            return log_q.gather(1, y.T).sum(0).tolist()
-        return log_likelihood(self.network, x.expand(len(y), -1), y).sum(1).tolist()
-
-    @staticmethod
-    def best(paths: list, weight: float) -> list[int]:
-        return max(paths, key=lambda path: path[0] + weight * path[1])[2]
-
-    def tuned(self, split: Split) -> Callable:
-        """``decode`` with the best of seven weights on ``split``; 0 is among them, and leaves the network out."""
-        every = [self.paths(x) for x in split.x]
-        weight = tuned(
-            lambda w: [self.best(p, w) for p in every], split.y, (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-        )
-        return lambda xs: [self.best(self.paths(x), weight) for x in xs]
-
-
 def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
     """Every row of a table: one system, or one for each seed."""
     systems = {name: [s] for name, s in counted(task, *dictionary_of(corpus, plan)).items()}
@@ -319,36 +280,6 @@ def joined_with(words: System, network: tuple, task: Task) -> System:
 
 
 # ------------------------------------------------------------- what is measured
-
-
-class Rate(NamedTuple):
-    """A share or a difference of shares, with its 95 % interval over sentences."""
-
-    value: float
-    low: float
-    high: float
-
-
-def character_rate(right: np.ndarray, lengths: np.ndarray) -> Rate:
-    """Of N sentences, right[i] of lengths[i] characters: a ratio of sums, whose sentences are what varies."""
-    rate = float(right.sum() / lengths.sum())
-    half = 1.96 * float(np.sqrt(len(right)) * np.std(right - rate * lengths) / lengths.sum())
-    return Rate(rate, rate - half, rate + half)
-
-
-def sentence_rate(whole: np.ndarray) -> Rate:
-    """The share of right sentences with Wilson's interval (1927), which is never empty. whole: (N,) in 0..1."""
-    n, p, z = len(whole), float(np.mean(whole)), 1.96
-    middle, scale = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
-    half = scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Rate(p, middle - half, middle + half)
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> Rate:
-    """Paired: what one has more of the same sentences than the other. The luck of the sentences cancels."""
-    apart = np.asarray(ours, float) - theirs
-    half = 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
-    return Rate(float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half)
 
 
 def hits(found: Sequence[Sequence[int]], y: Sequence[Sequence[int]]) -> np.ndarray:

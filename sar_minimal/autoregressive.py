@@ -1,0 +1,153 @@
+"""The baseline: models that say one token after another, each given those before it (section 2).
+
+``EncoderDecoderAR`` and ``DecoderLM`` share one protocol, ``start`` and ``step``, which is all that
+``decoding.py`` knows of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import KeyValueCache, causal_mask, padding_mask
+from .blocks import Block, Config, Model, norm
+from .checks import check_lengths, check_whole
+from .data import Batch
+from .losses import ar_loss
+from .shift import START, shift_right
+
+
+@dataclass
+class State:
+    """Where a decoding run stands: what was read so far, and the source if there is one."""
+
+    cache: KeyValueCache
+    turns: Tensor  # (3, 1, 1, length, Dh / 2), complex
+    head: Tensor  # (D, V), laid out for a product with few rows, which is then twice as fast
+    memory: list | None = None  # per layer: (2, B, H, S, Dh), mask (B, 1, 1, S) or None
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row b goes on from row ``rows[b]``."""
+        self.cache.reorder(rows)
+        if self.memory is not None:
+            self.memory = [
+                (kv[:, rows], None if mask is None else mask[rows]) for kv, mask in self.memory
+            ]
+
+
+class Autoregressive(Model):
+    """A decoder with a cache: what ``EncoderDecoderAR`` and ``DecoderLM`` share."""
+
+    def __init__(self, config: Config, cross: bool):
+        super().__init__(config)
+        self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))  # also the head
+        self.layers = nn.ModuleList(Block(config, cross) for _ in range(config.layers))
+        self.gain = nn.Parameter(torch.ones(config.width))
+
+    def new_state(self, batch: int, length: int, memory: list | None = None) -> State:
+        """Room for ``length`` positions of ``batch`` rows."""
+        if length > self.config.max_length:
+            raise ValueError(
+                f"new: the model's max_length is {self.config.max_length}, got {length} tokens in all"
+            )
+        c, E = self.config, self.embed
+        cache = KeyValueCache(c.layers, batch, length, c.heads, c.width // c.heads, like=E)
+        return State(cache, self.turn(0, length), E.t().contiguous(), memory)
+
+    def step(self, tokens: Tensor, state: State, last: bool = False) -> Tensor:
+        """Read (B, T) more tokens. Returns the logits after each, (B, T, V); only after the last,
+        (B, 1, V), if ``last``."""
+        T, cache = tokens.shape[1], state.cache
+        mask = causal_mask(T, past=cache.used, device=tokens.device) if T > 1 else None
+        turn = state.turns.narrow(3, cache.used, T)
+        h = self._read(tokens, turn, mask, state.memory, cache)
+        cache.used += T
+        return (h[:, -1:] if last and T > 1 else h) @ state.head
+
+    def _read(self, tokens, turn, mask, memory, cache=None):
+        h = F.embedding(tokens, self.embed)  # (B, T, D)
+        for n, layer in enumerate(self.layers):
+            h = layer(h, turn, mask, cache, n, None if memory is None else memory[n])
+        return norm(h, self.gain)
+
+    def _teacher_forced(self, tokens, memory):
+        """Every position at once, each seeing those before it. Returns logits (B, T, V)."""
+        T = tokens.shape[1]
+        h = self._read(tokens, self.turn(0, T), causal_mask(T, device=tokens.device), memory)
+        return h @ self.embed.t()
+
+
+class DecoderLM(Autoregressive):
+    """A decoder without a source: p(x_t | x_<t), the document's AR and SAR of section 2."""
+
+    def __init__(self, config: Config):
+        super().__init__(config, cross=False)
+        self.initialise()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, T) ids, the *input* in either coding of ``shift.py``. Returns logits (B, T, V):
+        ``logits[:, t]`` is the next token's, given tokens[:, :t + 1]."""
+        self.check_input(tokens, self.config.target_vocab, "tokens")
+        return self._teacher_forced(tokens, None)
+
+    def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
+        """x: (B, P) prompts. Returns a state with room for ``new`` tokens more, prompts and lengths."""
+        self.check_input(x, self.config.target_vocab, "x")
+        return self.new_state(len(x), x.shape[1] + new), x, lengths
+
+
+class EncoderDecoderAR(Autoregressive):
+    """The fair baseline: an encoder that sees all of x, a decoder that sees y_<t (Vaswani 2017).
+
+    L encoder and L decoder layers, so 28 L D^2 weights in the blocks beside the 24 L D^2 + 4 D^2
+    of ``DualStreamSAR`` with the same configuration (hidden = 4).
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config, cross=True)
+        check_whole("source_vocab", config.source_vocab)
+        self.source_embed = nn.Parameter(torch.empty(config.source_vocab, config.width))
+        self.encoder = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.encoder_gain = nn.Parameter(torch.ones(config.width))
+        self.initialise()
+
+    def forward(self, x: Tensor, y_in: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Teacher forcing. x: (B, S). y_in: (B, T), the target read one step later
+        (``shift_right``). lengths: (B,) of x, None when no row is padded. Returns logits (B, T, V)."""
+        self.check_input(x, self.config.source_vocab, "x")
+        self.check_input(y_in, self.config.target_vocab, "y_in")
+        if len(y_in) != len(x):
+            raise ValueError(f"y_in: expected {len(x)} rows as in x, got {len(y_in)}")
+        return self._teacher_forced(y_in, self.encode(x, lengths))
+
+    def encode(self, x: Tensor, lengths: Tensor | None = None) -> list:
+        """What each decoder layer reads of the source: per layer (keys and values, mask)."""
+        mask = None if lengths is None else padding_mask(check_lengths(lengths, x), x.shape[1])
+        turn = self.turn(0, x.shape[1])
+        h = F.embedding(x, self.source_embed)  # (B, S, D)
+        for layer in self.encoder:
+            h = layer(h, turn, mask)
+        h = norm(h, self.encoder_gain)
+        return [layer.memory(h, turn, mask) for layer in self.layers]
+
+    def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
+        """x: (B, S) sources. Returns a state with room for ``new`` tokens, and the prompt ``<s>``."""
+        self.check_input(x, self.config.source_vocab, "x")
+        start = torch.full((len(x), 1), START, device=x.device)
+        return (
+            self.new_state(len(x), 1 + new, self.encode(x, lengths)),
+            start,
+            torch.ones_like(start[:, 0]),
+        )
+
+
+def teacher_forced_loss(model: Autoregressive, batch: Batch, reduction: str = "mean") -> Tensor:
+    """L_AR in nats: y read one step later, given x (``EncoderDecoderAR``) or alone (``DecoderLM``).
+
+    reduction: as of ``ar_loss``.
+    """
+    y_in = shift_right(batch.y, START)
+    if isinstance(model, EncoderDecoderAR):
+        return ar_loss(model(batch.x, y_in, batch.lengths), batch.y, reduction)
+    return ar_loss(model(y_in), batch.y, reduction)

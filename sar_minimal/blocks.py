@@ -1,0 +1,155 @@
+"""What the models of the book are built from: a configuration, a block, and what they share.
+
+Blocks are pre-norm (x + f(norm(x)), Xiong 2020) where Vaswani 2017 is post-norm, positions are
+rotary, nothing has a bias: the document names none of these, and all of them train as fast or
+faster.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attend, heads, rotations
+from .checks import check_range, check_tokens, check_whole
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that fixes a model's shape. Raises ValueError, naming the field.
+
+    source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
+    width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
+    feed-forward layer, in multiples of D. max_length: the longest sequence it may see.
+    mask, streams, completion: Algorithm 1's open choices, see ``DualStreamSAR``. shifts: K of ``ShiftedLM``.
+    upsample: u, how many places ``CTCSAR`` has for each token of x. rank, candidates: see ``TransitionSAR``.
+    """
+
+    target_vocab: int
+    source_vocab: int = 0
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    hidden: int = 4
+    max_length: int = 512
+    dropout: float = 0.0
+    mask: str = "causal"
+    streams: int = 2
+    completion: str = "vocabulary"
+    shifts: int = 1
+    upsample: int = 3
+    rank: int = 32
+    candidates: int = 64
+
+    def __post_init__(self):
+        sizes = ("target_vocab", "width", "layers", "heads", "hidden", "max_length")
+        for name in (*sizes, "shifts", "upsample", "candidates"):
+            check_whole(name, getattr(self, name))
+        check_whole("rank", self.rank, least=0)
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width: expected a multiple of 2 * heads = {2 * self.heads} (rotary positions turn pairs), "
+                f"got {self.width}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout!r}")
+        for name, allowed in (
+            ("mask", ("causal", "full")),
+            ("streams", (2, 1)),
+            ("completion", ("vocabulary", "copy")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+
+
+def norm(h: Tensor, gain: Tensor) -> Tensor:
+    """Layer norm without a bias. h: (..., D). gain: (D,)."""
+    return torch.layer_norm(h, gain.shape, gain)
+
+
+class Block(nn.Module):
+    """One layer: self-attention, then (in a decoder) attention to a source, then feed-forward.
+
+    Weights are (in, out), so that the code reads as the formula, ``x @ W``.
+    """
+
+    def __init__(self, config: Config, cross: bool = False):
+        super().__init__()
+        D, hidden = config.width, config.hidden * config.width
+        shapes = {"gain": (D,), "qkv": (D, 3 * D), "out": (D, D)}
+        if cross:
+            shapes |= {
+                "cross_gain": (D,),
+                "cross_q": (D, D),
+                "cross_kv": (D, 2 * D),
+                "cross_out": (D, D),
+            }
+        shapes |= {"feed_gain": (D,), "feed_in": (D, hidden), "feed_out": (hidden, D)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.ones(shape)))
+        self.heads, self.dropout = config.heads, config.dropout
+
+    def forward(self, h, turn, mask=None, cache=None, layer=0, memory=None):
+        """h: (B, T, D). turn: (3, 1, 1, T, Dh / 2). memory: of a source, or None. Returns (B, T, D).
+
+        With a cache, the T positions follow those already in it and read them too.
+        """
+        # The plain dict: to look up an attribute of a Module costs a fifth of a product.
+        w, H = self._parameters, self.heads
+
+        qkv = heads(norm(h, w["gain"]) @ w["qkv"], turn, H)  # (3, B, H, T, Dh)
+        q, kv = qkv[0], qkv[1:]
+        if cache is not None:
+            kv = cache.append(layer, kv)
+        h = h + self._drop(attend(q, kv, mask) @ w["out"])
+
+        if memory is not None:
+            kv, source_mask = memory
+            q = heads(norm(h, w["cross_gain"]) @ w["cross_q"], turn[:1], H)[0]
+            h = h + self._drop(attend(q, kv, source_mask) @ w["cross_out"])
+
+        feed = F.relu(norm(h, w["feed_gain"]) @ w["feed_in"])
+        return h + self._drop(feed @ w["feed_out"])
+
+    def memory(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What ``forward`` reads of a source h (B, S, D): keys and values (2, B, H, S, Dh), and the mask."""
+        return heads(h @ self.cross_kv, turn[1:], self.heads), mask
+
+    def _drop(self, h):
+        return F.dropout(h, self.dropout) if self.training and self.dropout else h
+
+
+class Model(nn.Module):
+    """What they share: the configuration, the start of training, the checks on input."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        turns = rotations(config.max_length, config.width // config.heads)
+        self.register_buffer("turns", turns, persistent=False)  # (3, 1, 1, max_length, Dh / 2, 2)
+
+    def turn(self, first: int, last: int) -> Tensor:
+        """The rotations of positions first..last - 1, complex, (3, 1, 1, last - first, Dh / 2)."""
+        return torch.view_as_complex(self.turns.narrow(3, first, last - first))
+
+    def initialise(self) -> None:
+        """Normal weights of standard deviation 0.02, the ends of each residual branch scaled down
+        by 1 / sqrt(2 L), so that the sum over L layers starts at the size of one (GPT-2)."""
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                shrink = math.sqrt(2 * self.config.layers) if name.endswith("out") else 1.0
+                nn.init.normal_(weight, std=0.02 / shrink)
+
+    def check_input(self, tokens: Tensor, vocab: int, name: str) -> None:
+        """Raise unless tokens is (B, T) of ids below ``vocab``, no longer than the model's maximum."""
+        check_tokens(tokens, name)
+        if tokens.shape[1] > self.config.max_length:
+            raise ValueError(
+                f"{name}: the model's max_length is {self.config.max_length}, got {tokens.shape[1]} tokens"
+            )
+        check_range(tokens, vocab, name)
+
+    def number_of_parameters(self) -> int:
+        return sum(weight.numel() for weight in self.parameters())

@@ -1,0 +1,299 @@
+"""Vocabularies, pairs of token lists, batches: what tasks are made of, and what comes back from a decoder."""
+
+import difflib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import check_whole
+from .shift import IGNORE, PAD, UNKNOWN
+
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
+
+
+class UnknownToken(ValueError):
+    """A token that the vocabulary does not hold; the message says which, where, and what is near."""
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Tokens and their ids: PAD, START, END, UNKNOWN = 0..3, then ``tokens`` in the order given.
+
+    tokens: distinct non-empty strings without white space, the four specials not among them, so that
+    ``Vocab(v.tokens) == v``. ``len`` counts the specials. Raises ValueError on any other token.
+
+    >>> v = Vocab(["ma", "shi"])
+    >>> len(v), v.encode(["shi", "ma"]), v.decode([5, 2])
+    (6, [5, 4], ['shi', '</s>'])
+    """
+
+    tokens: tuple[str, ...]
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tokens = tuple(self.tokens)
+        for i, token in enumerate(tokens):
+            if not isinstance(token, str) or not token or token.split() != [token]:
+                raise ValueError(
+                    f"tokens[{i}]: expected a string without white space, got {token!r}"
+                )
+        ids = {token: i for i, token in enumerate(SPECIALS + tokens)}
+        if len(ids) < len(SPECIALS) + len(tokens):
+            seen = set(SPECIALS)
+            twice = next(t for t in tokens if t in seen or seen.add(t))
+            raise ValueError(
+                f"tokens: {twice!r} is there twice, or is one of the specials {SPECIALS}"
+            )
+        for name, value in (("tokens", tokens), ("_ids", ids), ("_names", SPECIALS + tokens)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._ids
+
+    def encode(self, tokens: Iterable[str], unknown: str = "error") -> list[int]:
+        """Ids of ``tokens``; a token that is not there raises UnknownToken, or is UNKNOWN under "map"."""
+        if unknown not in ("error", "map"):
+            raise ValueError(f"unknown: expected 'error' or 'map', got {unknown!r}")
+        if unknown == "map":
+            return [self._ids.get(token, UNKNOWN) for token in tokens]
+        tokens = list(tokens)
+        try:
+            return [self._ids[token] for token in tokens]
+        except KeyError as error:
+            at = next(i for i, token in enumerate(tokens) if token not in self._ids)
+            near = difflib.get_close_matches(str(tokens[at]), self.tokens)
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            raise UnknownToken(f"unknown token {tokens[at]!r} at position {at}{hint}") from error
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Tokens of ``ids``, the specials written as ``<pad> <s> </s> <unk>``; ValueError out of range."""
+        names, ids = self._names, [int(i) for i in ids]
+        for at, i in enumerate(ids):
+            if not 0 <= i < len(names):
+                raise ValueError(f"ids[{at}]: expected an id in 0..{len(names) - 1}, got {i}")
+        return [names[i] for i in ids]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pairs of token id lists: ``x[i]`` -> ``y[i]``, none of them empty."""
+
+    x: list[list[int]]
+    y: list[list[int]]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"split: expected as many x as y, got {len(self.x)} and {len(self.y)}")
+        for name, rows in (("x", self.x), ("y", self.y)):
+            if not all(rows):
+                empty = next(i for i, row in enumerate(rows) if not row)
+                raise ValueError(
+                    f"{name}[{empty}]: expected at least one token, got an empty sequence"
+                )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Iterable[int]) -> "Split":
+        """The pairs at these places, in this order."""
+        rows = list(rows)
+        return Split([self.x[i] for i in rows], [self.y[i] for i in rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """x (B, S), PAD where padded; y (B, T), IGNORE where padded; their lengths (B,); all int64."""
+
+    x: Tensor
+    x_lengths: Tensor
+    y: Tensor
+    y_lengths: Tensor
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """``x_lengths`` as a model wants them: None when no row of x is padded."""
+        return None if bool((self.x_lengths == self.x.shape[1]).all()) else self.x_lengths
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(*(t.to(device) for t in (self.x, self.x_lengths, self.y, self.y_lengths)))
+
+
+def make_batch(xs: Sequence[list[int]], ys: Sequence[list[int]]) -> Batch:
+    """Pad pairs into one ``Batch``. Raises ValueError as ``Split`` does, and for no pair at all.
+
+    >>> make_batch([[5, 6], [7]], [[4], [4, 4]]).y.tolist()
+    [[4, -100], [4, 4]]
+    """
+    if not len(Split(xs, ys)):
+        raise ValueError("make_batch: expected at least one pair, got none")
+    return Batch(*_padded(xs, PAD), *_padded(ys, IGNORE))
+
+
+def _padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    table = np.array([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=np.int64)
+    return torch.from_numpy(table), torch.tensor(lengths)  # (B, longest), (B,)
+
+
+def batch_plan(
+    split: Split, tokens: int, seed: int | Sequence[int] | None = None
+) -> list[np.ndarray]:
+    """Which pairs go into which batch: similar lengths of x together, pairs * longest <= ``tokens``.
+
+    Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a model that
+    predicts T would see one answer a batch otherwise, and learns that. With a seed, pairs of one length
+    and the batches themselves are shuffled, the same way each time (a seed may be several ints, such as run and
+    epoch); without, both are in order of length. ``len(batch_plan(...))`` is the number of steps of one pass:
+    of this one, since another order may fill the batches otherwise.
+    Raises ValueError when a single pair is longer than the budget.
+    """
+    check_whole("tokens", tokens)
+    S = np.fromiter(map(len, split.x), np.int64, len(split))
+    longest = np.maximum(S, np.fromiter(map(len, split.y), np.int64, len(split)))
+    if len(split) and longest.max() > tokens:
+        raise ValueError(
+            f"tokens: pair {longest.argmax()} has {longest.max()} tokens, more than the budget of "
+            f"{tokens} tokens a batch"
+        )
+    ties = np.arange(len(split))
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        rng.shuffle(ties)
+    order = ties[np.argsort(S[ties], kind="stable")]
+    plan, first, width = [], 0, 0
+    for last, length in enumerate(longest[order].tolist()):
+        width = max(width, length)
+        if (last - first + 1) * width > tokens:
+            plan.append(order[first:last])
+            first, width = last, length
+    if len(split):
+        plan.append(order[first:])
+    if seed is not None:
+        plan = [plan[i] for i in rng.permutation(len(plan))]
+    return plan
+
+
+def batches(
+    split: Split, tokens: int, seed: int | Sequence[int] | None = None, skip: int = 0
+) -> Iterator[Batch]:
+    """One pass over ``split`` as in ``batch_plan``; the first ``skip`` batches are not built.
+
+    The same (split, tokens, seed) gives the same batches, so a run that stopped after n of them goes
+    on with ``skip=n``. Raises ValueError at the call, not at the first batch.
+    """
+    check_whole("skip", skip, least=0)
+    plan = batch_plan(split, tokens, seed)[skip:]
+    return (
+        Batch(
+            *_padded([split.x[i] for i in rows], PAD), *_padded([split.y[i] for i in rows], IGNORE)
+        )
+        for rows in plan
+    )
+
+
+# ---------------------------------------------------------------- tasks and their cards
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one should know about a task's data before trusting a number measured on it.
+
+    counts: measured when the task is loaded: for each split a dict of pairs, tokens (of y) and types,
+    and single facts beside them.
+    """
+
+    name: str
+    source: str
+    licence: str
+    counts: dict
+    split: str
+    flaws: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pairs x -> y with their vocabularies. ``load_task(task.name, **task.options)`` remakes it."""
+
+    name: str
+    options: dict
+    source: Vocab
+    target: Vocab
+    train: Split
+    validation: Split
+    test: Split
+    card: Card
+
+    @functools.cached_property
+    def equal_lengths(self) -> bool:
+        """Every pair has len(x) == len(y); such a task's y has no END, x says when to stop."""
+        splits = (self.train, self.validation, self.test)
+        return all(len(x) == len(y) for s in splits for x, y in zip(s.x, s.y, strict=True))
+
+
+# ---------------------------------------------------------------- what is decoded, and how good it is
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """tokens: (B, T) ids, PAD after the end. log_probs: (B, T) nats, 0 after the end, each
+    token's under the model (at temperature 1). lengths: (B,). steps: sequential forward passes.
+    reads: passes over x before the first of them (an encoder's). calls: forward passes in all."""
+
+    tokens: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+    steps: int
+    reads: int = 0
+
+    @property
+    def calls(self) -> int:
+        return self.steps + self.reads
+
+
+def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[list[int]]:
+    """``decode(x, lengths)`` over a whole split, batch by batch, in the order of the split."""
+    found = {}
+    # In larger batches Jacobi and draft and verify wait longer for the slowest row.
+    for batch in batches(split, 2048):
+        decoded = decode(batch.x.to(device), batch.x_lengths.to(device))
+        for x, y, n in zip(
+            batch.x.tolist(), decoded.tokens.tolist(), decoded.lengths.tolist(), strict=True
+        ):
+            found[tuple(x[:n])] = y[:n]
+    return [found[tuple(x)] for x in split.x]
+
+
+def accuracy(
+    predicted: Sequence[Sequence[int]], target: Sequence[Sequence[int]]
+) -> tuple[float, float]:
+    """(characters, sentences): the share of target positions that are right, and of whole sentences.
+
+    predicted, target: as many lists of ids. A position counts by its index, so what a short prediction
+    lacks is wrong; what a long one has too much makes the sentence wrong. UNKNOWN in the target is never
+    right: a model that says it does not know has not converted the syllable.
+
+    >>> accuracy([[5, 6], [5]], [[5, 6], [5, 7]])
+    (0.75, 0.5)
+    """
+    if len(predicted) != len(target):
+        raise ValueError(
+            f"accuracy: expected one prediction per target, got {len(predicted)} for {len(target)}"
+        )
+    positions = sum(map(len, target))
+    if not positions:
+        raise ValueError("accuracy: expected at least one target token, got none")
+    right = whole = 0
+    for p, y in zip(predicted, target, strict=True):
+        hits = sum(a == b != UNKNOWN for a, b in zip(p, y, strict=False))
+        right += hits
+        whole += hits == len(y) == len(p)
+    return right / positions, whole / len(target)

@@ -1,0 +1,79 @@
+"""The models of the book, one row each: what it is, what trains it, what decodes it.
+
+==============  =====================================================  ==================
+model           what it computes                                       document
+==============  =====================================================  ==================
+``sar``         p(y_t | x) for all t at once, from x alone             Algorithm 1, 3.2
+``ar``          p(y_t | y_<t, x), the fair autoregressive baseline     section 2, L_AR
+``lm``          p(x_t | x_<t), no source at all                        section 2
+``masked``      p(y_t | x, the part of y that is shown)                (Ghazvininejad 2019)
+``shifted``     p(x_{t+k} | x_<=t), told the shift k                   section 1.3, SLM
+``length``      p(T | x) p(y | x, T)                                   (Gu 2018)
+``ctc``         p(y | x), y of any length                              (Libovicky 2018)
+``transition``  p(y | x) as a chain                                    (Sun 2019)
+==============  =====================================================  ==================
+
+Whoever trains, decodes, stores or compares models asks here; a new one is a file and a row.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .algorithm1 import DualStreamSAR, one_pass, one_pass_loss
+from .autoregressive import DecoderLM, EncoderDecoderAR, teacher_forced_loss
+from .blocks import Config, Model
+from .data import Batch, Decoded, Task
+from .decoding import greedy
+from .lengths import CTCSAR, LengthSAR, ctc_loss, ctc_pass, length_loss, length_pass
+from .masked import MaskedModel, mask_predict, masked_loss
+from .shifted import ShiftedLM, look_ahead, shifted_loss
+from .transition import TransitionSAR, transition_loss, transition_pass
+
+
+class Kind(NamedTuple):
+    """loss: of (model, batch, reduction), in nats. decode: of (model, x, lengths), and options of its own."""
+
+    model: type[Model]
+    loss: Callable[[Model, Batch, str], Tensor]
+    decode: Callable[..., Decoded]
+
+
+KINDS = {
+    "sar": Kind(DualStreamSAR, one_pass_loss, one_pass),
+    "ar": Kind(EncoderDecoderAR, teacher_forced_loss, greedy),
+    "lm": Kind(DecoderLM, teacher_forced_loss, greedy),
+    "masked": Kind(MaskedModel, masked_loss, mask_predict),
+    "shifted": Kind(ShiftedLM, shifted_loss, look_ahead),
+    "length": Kind(LengthSAR, length_loss, length_pass),
+    "ctc": Kind(CTCSAR, ctc_loss, ctc_pass),
+    "transition": Kind(TransitionSAR, transition_loss, transition_pass),
+}
+
+
+def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
+    """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
+
+    kind: of ``KINDS``. options: ``Config``'s. Raises ValueError on another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
+    config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
+    torch.manual_seed(seed)
+    return KINDS[kind].model(config)
+
+
+def kind_of(model: Model) -> Kind:
+    """The row of a model. Raises TypeError for one that has none."""
+    for kind in KINDS.values():
+        if isinstance(model, kind.model):
+            return kind
+    names = ", ".join(kind.model.__name__ for kind in KINDS.values())
+    raise TypeError(f"model: expected one of {names}, got {type(model).__name__}")
+
+
+def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:
+    """Each model's own training loss, in nats. reduction: as of ``ar_loss``."""
+    return kind_of(model).loss(model, batch, reduction)

@@ -1,0 +1,42 @@
+"""Everything that is timed is timed with these, never in a test.
+
+A machine's speed drifts, so nothing is quoted alone: what is compared runs in turns within one
+process, and the figure is the median of the ratios of neighbouring turns.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def in_turns(
+    functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each function, called a b c, a b c, ... after a first round that does not count, if ``warm``."""
+    for function in functions.values() if warm else ():
+        function()
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(seconds(function))
+    return times
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """The median over rounds of slow / fast."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def machine() -> dict:
+    """What the figures of a run belong to."""
+    return {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}

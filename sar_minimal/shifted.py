@@ -1,0 +1,82 @@
+"""A language model that is told the shift: section 1.3's pre-training, and a guess of K tokens at once."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .algorithm1 import DualStreamSAR
+from .blocks import Config, Model
+from .checks import check_lengths, check_shifts, check_tokens
+from .data import Batch, Decoded
+from .losses import slm_loss
+from .shift import START, shift_right
+
+
+class ShiftedLM(Model):
+    """p(x_{t+k} | x_1..x_t) for a shift k in 1..K that it is told: section 1.3's pre-training, made precise.
+
+    It is Algorithm 1 with a hint: x is its own target, and the query stream reads x and, added to
+    that, the embedding of k. The content stream does not know k. At k = 1 it is a language model, at
+    k = 1..K together it guesses K tokens in one pass, each on its own (future n-gram, Qi 2020;
+    multi-token prediction, Gloeckle 2024). ``mask``, ``streams`` and ``completion`` of the
+    configuration are not looked at.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        choices = {"mask": "causal", "streams": 2, "completion": "vocabulary"}
+        choices["source_vocab"] = config.target_vocab
+        self.streams = DualStreamSAR(replace(config, **choices))
+        self.embed = nn.Parameter(torch.empty(config.shifts, config.width))
+        self.initialise()
+
+    def forward(self, tokens: Tensor, shifts: Tensor) -> Tensor:
+        """tokens: (B, T) ids. shifts: (B,) integers in 1..K, one per row. Returns logits (B, T, V):
+        ``logits[b, t]`` is the token's ``shifts[b]`` steps after tokens[b, t], given tokens[b, :t + 1]."""
+        self.check_input(tokens, self.config.target_vocab, "tokens")
+        check_shifts(shifts, tokens, self.config.shifts)
+        return self.streams(tokens, hint=F.embedding(shifts - 1, self.embed)[:, None])
+
+    def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The K tokens behind each row's own end, in one pass: logits (B, K, V) from tokens (B, T)."""
+        check_tokens(tokens, "tokens")
+        B, K = len(tokens), self.config.shifts
+        shifts = torch.arange(1, K + 1, device=tokens.device).repeat(B)  # (B K,)
+        last = (check_lengths(lengths, tokens) - 1).repeat_interleave(K)
+        logits = self(tokens.repeat_interleave(K, 0), shifts)  # (B K, T, V)
+        return logits[torch.arange(B * K, device=tokens.device), last].view(B, K, -1)
+
+
+def shifted_loss(model: ShiftedLM, batch: Batch, reduction: str = "mean") -> Tensor:
+    """L_SLM of y in nats, each row under a shift of its own, see ``draw_shifts``; x is not read.
+
+    reduction: as of ``ar_loss``.
+    """
+    y_in = shift_right(batch.y, START)
+    shifts = draw_shifts(batch, model.config.shifts if model.training else 1)
+    # y_in stands one step behind y already, so 1 is the shift of 0 against y.
+    return slm_loss(model(y_in, shifts), batch.y, shifts - 1, reduction)
+
+
+def draw_shifts(batch: Batch, K: int) -> Tensor:
+    """A shift for each row, (B,), every one from 1 to K equally likely, or to the row's length if that is
+    less: further on it has no token. Drawn from torch's own random state, which a checkpoint keeps.
+    With K = 1, as in evaluation, the loss is that of a language model and owes nothing to chance."""
+    most = batch.y_lengths.clamp(max=K)
+    return 1 + (torch.rand(len(most)).to(most.device) * most).long()
+
+
+@torch.inference_mode()
+def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+    """The K tokens behind each row of x (B, T) in one pass, the most probable for each shift, on its own.
+
+    lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1 is the
+    language model's; further on nobody has seen what lies between, so take it as a draft.
+    Raises TypeError or ValueError on wrong input.
+    """
+    if not isinstance(model, ShiftedLM):
+        raise TypeError(f"model: expected a ShiftedLM, got {type(model).__name__}")
+    log_probs, tokens = model.ahead(x, lengths).log_softmax(-1).max(-1)  # (B, K) each
+    return Decoded(tokens, log_probs, torch.full_like(x[:, 0], tokens.shape[1]), 1)
