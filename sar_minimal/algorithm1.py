@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, causal_mask, heads, padding_mask
+from .attention import Mask, attend, check_mask, heads, visible
 from .blocks import Block, Config, Model, norm
-from .checks import check_lengths, check_new, check_whole
+from .checks import Refusal, WrongType, check_lengths, check_new, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import PAD, past_end
@@ -52,8 +52,8 @@ class ContentQueryAttention(nn.Module):
 class DualStreamSAR(Model):
     """Algorithm 1: two embeddings of x, L layers on each, content-query attention, softmax, argmax.
 
-    Options (``Config``): ``mask="causal"`` is the document's, position t reads x_1..x_t;
-    ``"full"`` reads all of x. ``streams=1`` feeds one stream to both sides of CQA (give it 2L
+    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; or a function of T
+    and device that returns (T, T) booleans. ``streams=1`` feeds one stream to both sides of CQA (give it 2L
     layers for equal parameters). ``completion="vocabulary"`` projects what CQA read to V;
     ``"copy"`` spreads CQA's weights over the tokens that stand in x, which needs one vocabulary
     for both sides.
@@ -65,27 +65,43 @@ class DualStreamSAR(Model):
 
     COPY_FLOOR = 1e-6  # spread evenly over V, so that a token which x lacks has a finite loss
 
-    def __init__(self, config: Config):
+    def __init__(
+        self,
+        config: Config,
+        mask: Mask = "causal",
+        streams: int = 2,
+        completion: str = "vocabulary",
+    ):
         super().__init__(config)
         check_whole("source_vocab", config.source_vocab)
-        if config.completion == "copy" and config.source_vocab != config.target_vocab:
-            raise ValueError(
+        for name, value, allowed in (
+            ("streams", streams, (2, 1)),
+            ("completion", completion, ("vocabulary", "copy")),
+        ):
+            if value not in allowed:
+                raise Refusal(f"{name}: expected one of {allowed}, got {value!r}")
+        self.mask, self.completion = check_mask(mask, ("causal", "full")), completion
+        if completion == "copy" and config.source_vocab != config.target_vocab:
+            raise Refusal(
                 "completion='copy' needs one vocabulary for x and y, got source_vocab "
                 f"{config.source_vocab} and target_vocab {config.target_vocab}"
             )
         self.embed = nn.ParameterList(
-            torch.empty(config.source_vocab, config.width) for _ in range(config.streams)
+            torch.empty(config.source_vocab, config.width) for _ in range(streams)
         )  # E_c, E_q
         self.streams = nn.ModuleList(
-            nn.ModuleList(Block(config) for _ in range(config.layers))
-            for _ in range(config.streams)
+            nn.ModuleList(Block(config) for _ in range(config.layers)) for _ in range(streams)
         )
-        self.gains = nn.ParameterList(torch.ones(config.width) for _ in range(config.streams))
+        self.gains = nn.ParameterList(torch.ones(config.width) for _ in range(streams))
         self.cqa = ContentQueryAttention(config.width, config.heads)
-        if config.completion == "vocabulary":
+        if completion == "vocabulary":
             self.gain = nn.Parameter(torch.ones(config.width))
             self.head = nn.Parameter(torch.empty(config.width, config.target_vocab))
         self.initialise()
+
+    @property
+    def options(self) -> dict:
+        return super().options | {"streams": len(self.streams)}
 
     def forward(
         self, x: Tensor, lengths: Tensor | None = None, hint: Tensor | None = None
@@ -99,10 +115,7 @@ class DualStreamSAR(Model):
         T, turn = x.shape[1], self.turn(0, x.shape[1])
         if lengths is not None:
             lengths = check_lengths(lengths, x)
-        if self.config.mask == "causal":
-            mask = causal_mask(T, device=x.device)  # padding lies after the end: out of sight
-        else:
-            mask = None if lengths is None else padding_mask(lengths, T)
+        mask = visible(self.mask, T, lengths, x.device)
 
         H = []  # H_L^c, H_L^q
         for embed, layers, gain in zip(self.embed, self.streams, self.gains, strict=True):
@@ -114,7 +127,7 @@ class DualStreamSAR(Model):
             H.append(norm(h, gain))
         content, query = H[0], H[-1]
 
-        if self.config.completion == "copy":
+        if self.completion == "copy":
             return self._copy(x, self.cqa.scores(content, query, turn, mask))
         read = query + self.cqa(content, query, turn, mask)  # (B, T, D)
         return norm(read, self.gain) @ self.head  # (B, T, V)
@@ -139,7 +152,7 @@ def one_pass_loss(model: DualStreamSAR, batch: Batch, reduction: str = "mean") -
 def check_as_long(batch: Batch) -> None:
     """Raise ValueError unless each row of y is as long as x."""
     if batch.x.shape != batch.y.shape or bool((batch.x_lengths != batch.y_lengths).any()):
-        raise ValueError(
+        raise Refusal(
             "y: Algorithm 1 makes one token of y for each of x, so their lengths must be equal; got "
             f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ...; for other "
             "lengths predict T (LengthSAR) or say blanks (CTCSAR)"
@@ -156,7 +169,7 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
     """
     log_q, own, behind = given_x(model, x, lengths)
     if new is not None and bool(((asked := check_new(new, own)) != own).any()):
-        raise ValueError(
+        raise Refusal(
             f"new: one_pass makes one token for each of x, expected {own.tolist()[:4]} or None, got "
             f"{asked.tolist()[:4]}; for other lengths predict T (LengthSAR) or say blanks (CTCSAR)"
         )
@@ -169,7 +182,7 @@ def given_x(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(y_t | x), (B, T, V), each row's length, (B,), and which positions lie behind it, (B, T)."""
     if not isinstance(model, DualStreamSAR):
-        raise TypeError(
+        raise WrongType(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
         )
     log_q = model(x, lengths).log_softmax(-1)  # x is checked there

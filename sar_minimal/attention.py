@@ -13,9 +13,13 @@ The document's section 3.1 asks for the first ("each token attends to those on i
 included, since the algorithm reads x_{<=t}). XLNet's query stream needs the second.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .checks import Refusal
 
 
 def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Tensor:
@@ -29,6 +33,37 @@ def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Ten
 def full_mask(T: int, device=None) -> Tensor:
     """Every position sees every position, as in an encoder. Returns (T, T) booleans."""
     return torch.ones(T, T, dtype=torch.bool, device=device)
+
+
+Mask = str | Callable[..., Tensor]  # "causal", "full", or a function of T and device
+
+
+def check_mask(mask: Mask, names: Sequence[str]) -> Mask:
+    """``mask``, if it is one of ``names`` or a function. Raises Refusal."""
+    if not callable(mask) and mask not in names:
+        raise Refusal(
+            f"mask: expected {', '.join(map(repr, names))} or a function of T and device, got {mask!r}"
+        )
+    return mask
+
+
+def visible(mask: Mask, T: int, lengths: Tensor | None = None, device=None) -> Tensor | None:
+    """What T positions see of one another, as ``attend`` takes it; None for everything.
+
+    mask: a name, or a function such as ``causal_mask`` that returns (T, T) booleans for T and device.
+    lengths: (B,), None when no row is padded; then the result is (B, 1, T, T), or what broadcasts to it.
+    """
+    if mask == "causal":
+        return causal_mask(T, device=device)  # padding lies after the end: out of sight
+    padding = None if lengths is None else padding_mask(lengths, T)
+    if mask == "full":
+        return padding
+    own = mask(T, device=device)
+    if own.shape != (T, T) or own.dtype != torch.bool:
+        raise Refusal(
+            f"mask: expected booleans of shape {(T, T)}, got {own.dtype} {tuple(own.shape)}"
+        )
+    return own if padding is None else own & padding
 
 
 def padding_mask(lengths: Tensor, S: int) -> Tensor:
@@ -90,7 +125,7 @@ class KeyValueCache:
         """kv: (2, B, H, T, Dh). Returns all keys and values of the layer, (2, B, H, used + T, Dh)."""
         end = self.used + kv.shape[3]
         if end > self.length:
-            raise ValueError(f"cache: has room for {self.length} positions, got {end}")
+            raise Refusal(f"cache: has room for {self.length} positions, got {end}")
         layer_kv = self.layers[layer]
         layer_kv.narrow(3, self.used, end - self.used).copy_(kv)
         return layer_kv.narrow(3, 0, end)

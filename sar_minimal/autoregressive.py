@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import KeyValueCache, causal_mask, padding_mask
+from .attention import KeyValueCache, Mask, causal_mask, check_mask, padding_mask, visible
 from .blocks import Block, Config, Model, norm
-from .checks import check_lengths, check_whole
+from .checks import Refusal, check_lengths, check_whole
 from .data import Batch
 from .losses import ar_loss
 from .shift import START, shift_right
@@ -37,10 +37,15 @@ class State:
 
 
 class Autoregressive(Model):
-    """A decoder with a cache: what ``EncoderDecoderAR`` and ``DecoderLM`` share."""
+    """A decoder with a cache: what ``EncoderDecoderAR`` and ``DecoderLM`` share.
 
-    def __init__(self, config: Config, cross: bool):
+    mask: what a token sees of those before it, "causal" for all of them; or a function of T and device that
+    returns (T, T) booleans.
+    """
+
+    def __init__(self, config: Config, mask: Mask, cross: bool):
         super().__init__(config)
+        self.mask = check_mask(mask, ["causal"])
         self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))  # also the head
         self.layers = nn.ModuleList(Block(config, cross) for _ in range(config.layers))
         self.gain = nn.Parameter(torch.ones(config.width))
@@ -48,7 +53,7 @@ class Autoregressive(Model):
     def new_state(self, batch: int, length: int, memory: list | None = None) -> State:
         """Room for ``length`` positions of ``batch`` rows."""
         if length > self.config.max_length:
-            raise ValueError(
+            raise Refusal(
                 f"new: the model's max_length is {self.config.max_length}, got {length} tokens in all"
             )
         c, E = self.config, self.embed
@@ -59,7 +64,11 @@ class Autoregressive(Model):
         """Read (B, T) more tokens. Returns the logits after each, (B, T, V); only after the last,
         (B, 1, V), if ``last``."""
         T, cache = tokens.shape[1], state.cache
-        mask = causal_mask(T, past=cache.used, device=tokens.device) if T > 1 else None
+        if self.mask == "causal":
+            mask = causal_mask(T, past=cache.used, device=tokens.device) if T > 1 else None
+        else:
+            mask = visible(self.mask, cache.used + T, device=tokens.device)
+            mask = None if mask is None else mask.narrow(0, cache.used, T)
         turn = state.turns.narrow(3, cache.used, T)
         h = self._read(tokens, turn, mask, state.memory, cache)
         cache.used += T
@@ -74,15 +83,16 @@ class Autoregressive(Model):
     def _teacher_forced(self, tokens, memory):
         """Every position at once, each seeing those before it. Returns logits (B, T, V)."""
         T = tokens.shape[1]
-        h = self._read(tokens, self.turn(0, T), causal_mask(T, device=tokens.device), memory)
+        mask = visible(self.mask, T, device=tokens.device)
+        h = self._read(tokens, self.turn(0, T), mask, memory)
         return h @ self.embed.t()
 
 
 class DecoderLM(Autoregressive):
     """A decoder without a source: p(x_t | x_<t), the document's AR and SAR of section 2."""
 
-    def __init__(self, config: Config):
-        super().__init__(config, cross=False)
+    def __init__(self, config: Config, mask: Mask = "causal"):
+        super().__init__(config, mask, cross=False)
         self.initialise()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -104,8 +114,8 @@ class EncoderDecoderAR(Autoregressive):
     of ``DualStreamSAR`` with the same configuration (hidden = 4).
     """
 
-    def __init__(self, config: Config):
-        super().__init__(config, cross=True)
+    def __init__(self, config: Config, mask: Mask = "causal"):
+        super().__init__(config, mask, cross=True)
         check_whole("source_vocab", config.source_vocab)
         self.source_embed = nn.Parameter(torch.empty(config.source_vocab, config.width))
         self.encoder = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -118,7 +128,7 @@ class EncoderDecoderAR(Autoregressive):
         self.check_input(x, self.config.source_vocab, "x")
         self.check_input(y_in, self.config.target_vocab, "y_in")
         if len(y_in) != len(x):
-            raise ValueError(f"y_in: expected {len(x)} rows as in x, got {len(y_in)}")
+            raise Refusal(f"y_in: expected {len(x)} rows as in x, got {len(y_in)}")
         return self._teacher_forced(y_in, self.encode(x, lengths))
 
     def encode(self, x: Tensor, lengths: Tensor | None = None) -> list:

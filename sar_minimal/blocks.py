@@ -5,6 +5,7 @@ rotary, nothing has a bias: the document names none of these, and all of them tr
 faster.
 """
 
+import inspect
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend, heads, rotations
-from .checks import check_range, check_tokens, check_whole
+from .checks import Refusal, check_range, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class Config:
     source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
     width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
     feed-forward layer, in multiples of D. max_length: the longest sequence it may see.
-    mask, streams, completion: Algorithm 1's open choices, see ``DualStreamSAR``. shifts: K of ``ShiftedLM``.
-    upsample: u, how many places ``CTCSAR`` has for each token of x. rank, candidates: see ``TransitionSAR``.
+    What one model alone has to choose is an argument of its class, see ``Model.options``.
     """
 
     target_vocab: int
@@ -35,33 +35,17 @@ class Config:
     hidden: int = 4
     max_length: int = 512
     dropout: float = 0.0
-    mask: str = "causal"
-    streams: int = 2
-    completion: str = "vocabulary"
-    shifts: int = 1
-    upsample: int = 3
-    rank: int = 32
-    candidates: int = 64
 
     def __post_init__(self):
-        sizes = ("target_vocab", "width", "layers", "heads", "hidden", "max_length")
-        for name in (*sizes, "shifts", "upsample", "candidates"):
+        for name in ("target_vocab", "width", "layers", "heads", "hidden", "max_length"):
             check_whole(name, getattr(self, name))
-        check_whole("rank", self.rank, least=0)
         if self.width % (2 * self.heads):
-            raise ValueError(
+            raise Refusal(
                 f"width: expected a multiple of 2 * heads = {2 * self.heads} (rotary positions turn pairs), "
                 f"got {self.width}"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout!r}")
-        for name, allowed in (
-            ("mask", ("causal", "full")),
-            ("streams", (2, 1)),
-            ("completion", ("vocabulary", "copy")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+            raise Refusal(f"dropout: expected 0 <= dropout < 1, got {self.dropout!r}")
 
 
 def norm(h: Tensor, gain: Tensor) -> Tensor:
@@ -130,6 +114,16 @@ class Model(nn.Module):
         turns = rotations(config.max_length, config.width // config.heads)
         self.register_buffer("turns", turns, persistent=False)  # (3, 1, 1, max_length, Dh / 2, 2)
 
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """What its constructor takes beside ``config``."""
+        return tuple(inspect.signature(cls.__init__).parameters)[2:]  # behind self and config
+
+    @property
+    def options(self) -> dict:
+        """The values of ``option_names``, as the constructor takes them."""
+        return {name: getattr(self, name) for name in self.option_names()}
+
     def turn(self, first: int, last: int) -> Tensor:
         """The rotations of positions first..last - 1, complex, (3, 1, 1, last - first, Dh / 2)."""
         return torch.view_as_complex(self.turns.narrow(3, first, last - first))
@@ -146,7 +140,7 @@ class Model(nn.Module):
         """Raise unless tokens is (B, T) of ids below ``vocab``, no longer than the model's maximum."""
         check_tokens(tokens, name)
         if tokens.shape[1] > self.config.max_length:
-            raise ValueError(
+            raise Refusal(
                 f"{name}: the model's max_length is {self.config.max_length}, got {tokens.shape[1]} tokens"
             )
         check_range(tokens, vocab, name)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Model
-from .checks import check_whole
+from .checks import Refusal, check_whole
 from .data import SPECIALS, Batch
 from .decoding import log_likelihood
 from .languages import CHUNK, HomophoneLanguage
@@ -90,7 +90,7 @@ def bounds_of(
             torch.full((samples,), 1 / samples, dtype=torch.float64),
         )
     else:
-        raise ValueError(f"method: expected enumerate, beliefs or sample, got {method!r}")
+        raise Refusal(f"method: expected enumerate, beliefs or sample, got {method!r}")
     parts = [_given(language, part) for part in x.split(CHUNK)]
     mean, error = {}, {}
     for name in parts[0]:
@@ -185,9 +185,7 @@ def _merge(vectors: Tensor) -> Tensor:
 
 def _check_size(numbers: int) -> None:
     if numbers > BELIEFS:
-        raise ValueError(
-            "method: 'beliefs' has too many of them here; take 'enumerate' or 'sample'"
-        )
+        raise Refusal("method: 'beliefs' has too many of them here; take 'enumerate' or 'sample'")
 
 
 def _bounds(mean: dict, error: dict) -> Bounds:
@@ -222,7 +220,7 @@ def above_bound(
             x, p = language.sources(length)
             log_q = model((x + first).to(device)).cpu().double().log_softmax(-1)[..., first:]
             loss = -float((p[:, None, None] * language.smooth(x) * log_q).sum()) / length
-            bound = bounds.filtered if model.config.mask == "causal" else bounds.smoothed
+            bound = bounds.filtered if model.mask == "causal" else bounds.smoothed
             excess, error = loss - bound, 0.0
         else:
             x, y = language.sample(samples, length, torch.Generator().manual_seed(0))

@@ -7,33 +7,40 @@ import torch
 from torch import Tensor
 
 
+class Refusal(ValueError):
+    """Input that is not taken; the message names it, says what was expected and what came. Anything else
+    that goes wrong is a bug of ours, and the command line shows it as one."""
+
+
+class WrongType(Refusal, TypeError):
+    """Input of a type that is not taken."""
+
+
 def check_whole(name: str, value, least: int = 1) -> None:
     """Raise ValueError, naming the argument, unless ``value`` is an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
+        raise Refusal(f"{name}: expected a whole number >= {least}, got {value!r}")
 
 
 def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
     """Raise unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
     if not isinstance(tokens, Tensor):
-        raise TypeError(
+        raise WrongType(
             f"{name}: expected a torch.Tensor of token ids, got {type(tokens).__name__}"
         )
     if tokens.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name}: expected token ids of dtype int64 or int32, got {tokens.dtype}")
+        raise WrongType(f"{name}: expected token ids of dtype int64 or int32, got {tokens.dtype}")
     if tokens.dim() != 2:
-        raise ValueError(f"{name}: expected shape (B, T), got {tuple(tokens.shape)}")
+        raise Refusal(f"{name}: expected shape (B, T), got {tuple(tokens.shape)}")
     if tokens.numel() == 0:
-        raise ValueError(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
+        raise Refusal(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
 
 
 def check_range(tokens: Tensor, size: int, name: str, what: str = "ids") -> None:
     """Raise ValueError unless all of ``tokens`` are in 0..size - 1; ``what`` they are called."""
     low, high = (int(end) for end in tokens.aminmax())
     if low < 0 or high >= size:
-        raise ValueError(
-            f"{name}: expected {what} in 0..{size - 1}, got {low if low < 0 else high}"
-        )
+        raise Refusal(f"{name}: expected {what} in 0..{size - 1}, got {low if low < 0 else high}")
 
 
 def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths") -> Tensor:
@@ -45,28 +52,28 @@ def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths")
     if lengths is None:
         return torch.full((B,), T, device=tokens.device)
     if not isinstance(lengths, Tensor) or lengths.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
+        raise WrongType(
             f"{name}: expected an integer tensor, got {getattr(lengths, 'dtype', type(lengths).__name__)}"
         )
     if lengths.shape != (B,):
-        raise ValueError(f"{name}: expected shape ({B},), one per row, got {tuple(lengths.shape)}")
+        raise Refusal(f"{name}: expected shape ({B},), one per row, got {tuple(lengths.shape)}")
     if int(lengths.min()) < 1 or int(lengths.max()) > T:
-        raise ValueError(f"{name}: expected values in 1..{T}, got {lengths.tolist()}")
+        raise Refusal(f"{name}: expected values in 1..{T}, got {lengths.tolist()}")
     return lengths.to(tokens.device)
 
 
 def check_shifts(shifts: Tensor, tokens: Tensor, most: int) -> None:
     """Raise TypeError or ValueError unless ``shifts`` are B integers in 1..``most``, for tokens (B, T)."""
     if not isinstance(shifts, Tensor) or shifts.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
+        raise WrongType(
             f"shifts: expected an integer tensor, got {getattr(shifts, 'dtype', type(shifts).__name__)}"
         )
     if shifts.shape != tokens.shape[:1]:
-        raise ValueError(
+        raise Refusal(
             f"shifts: expected shape ({len(tokens)},), one per row, got {tuple(shifts.shape)}"
         )
     if int(shifts.min()) < 1 or int(shifts.max()) > most:
-        raise ValueError(f"shifts: expected values in 1..{most}, got {shifts.tolist()}")
+        raise Refusal(f"shifts: expected values in 1..{most}, got {shifts.tolist()}")
 
 
 def check_new(new, own: Tensor, name: str = "new", most: int | None = None) -> Tensor:
@@ -81,11 +88,11 @@ def check_new(new, own: Tensor, name: str = "new", most: int | None = None) -> T
         or new.dtype not in (torch.int64, torch.int32)
         or new.shape != own.shape
     ):
-        raise TypeError(
+        raise WrongType(
             f"{name}: expected an int or one integer per row, shape {tuple(own.shape)}, got {new!r}"
         )
     if int(new.min()) < 1:
-        raise ValueError(f"{name}: expected at least 1 token to make, got {int(new.min())}")
+        raise Refusal(f"{name}: expected at least 1 token to make, got {int(new.min())}")
     if most is not None and int(new.max()) > most:
-        raise ValueError(f"{name}: the model's max_length is {most}, got {int(new.max())} tokens")
+        raise Refusal(f"{name}: the model's max_length is {most}, got {int(new.max())} tokens")
     return new.to(own.device)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_whole
+from .checks import Refusal, check_whole
 from .shift import IGNORE, PAD, UNKNOWN
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
 
 
-class UnknownToken(ValueError):
+class UnknownToken(Refusal):
     """A token that the vocabulary does not hold; the message says which, where, and what is near."""
 
 
@@ -39,16 +39,12 @@ class Vocab:
         tokens = tuple(self.tokens)
         for i, token in enumerate(tokens):
             if not isinstance(token, str) or not token or token.split() != [token]:
-                raise ValueError(
-                    f"tokens[{i}]: expected a string without white space, got {token!r}"
-                )
+                raise Refusal(f"tokens[{i}]: expected a string without white space, got {token!r}")
         ids = {token: i for i, token in enumerate(SPECIALS + tokens)}
         if len(ids) < len(SPECIALS) + len(tokens):
             seen = set(SPECIALS)
             twice = next(t for t in tokens if t in seen or seen.add(t))
-            raise ValueError(
-                f"tokens: {twice!r} is there twice, or is one of the specials {SPECIALS}"
-            )
+            raise Refusal(f"tokens: {twice!r} is there twice, or is one of the specials {SPECIALS}")
         for name, value in (("tokens", tokens), ("_ids", ids), ("_names", SPECIALS + tokens)):
             object.__setattr__(self, name, value)
 
@@ -61,7 +57,7 @@ class Vocab:
     def encode(self, tokens: Iterable[str], unknown: str = "error") -> list[int]:
         """Ids of ``tokens``; a token that is not there raises UnknownToken, or is UNKNOWN under "map"."""
         if unknown not in ("error", "map"):
-            raise ValueError(f"unknown: expected 'error' or 'map', got {unknown!r}")
+            raise Refusal(f"unknown: expected 'error' or 'map', got {unknown!r}")
         if unknown == "map":
             return [self._ids.get(token, UNKNOWN) for token in tokens]
         tokens = list(tokens)
@@ -78,7 +74,7 @@ class Vocab:
         names, ids = self._names, [int(i) for i in ids]
         for at, i in enumerate(ids):
             if not 0 <= i < len(names):
-                raise ValueError(f"ids[{at}]: expected an id in 0..{len(names) - 1}, got {i}")
+                raise Refusal(f"ids[{at}]: expected an id in 0..{len(names) - 1}, got {i}")
         return [names[i] for i in ids]
 
 
@@ -91,11 +87,11 @@ class Split:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
-            raise ValueError(f"split: expected as many x as y, got {len(self.x)} and {len(self.y)}")
+            raise Refusal(f"split: expected as many x as y, got {len(self.x)} and {len(self.y)}")
         for name, rows in (("x", self.x), ("y", self.y)):
             if not all(rows):
                 empty = next(i for i, row in enumerate(rows) if not row)
-                raise ValueError(
+                raise Refusal(
                     f"{name}[{empty}]: expected at least one token, got an empty sequence"
                 )
 
@@ -133,7 +129,7 @@ def make_batch(xs: Sequence[list[int]], ys: Sequence[list[int]]) -> Batch:
     [[4, -100], [4, 4]]
     """
     if not len(Split(xs, ys)):
-        raise ValueError("make_batch: expected at least one pair, got none")
+        raise Refusal("make_batch: expected at least one pair, got none")
     return Batch(*_padded(xs, PAD), *_padded(ys, IGNORE))
 
 
@@ -160,7 +156,7 @@ def batch_plan(
     S = np.fromiter(map(len, split.x), np.int64, len(split))
     longest = np.maximum(S, np.fromiter(map(len, split.y), np.int64, len(split)))
     if len(split) and longest.max() > tokens:
-        raise ValueError(
+        raise Refusal(
             f"tokens: pair {longest.argmax()} has {longest.max()} tokens, more than the budget of "
             f"{tokens} tokens a batch"
         )
@@ -285,12 +281,12 @@ def accuracy(
     (0.75, 0.5)
     """
     if len(predicted) != len(target):
-        raise ValueError(
+        raise Refusal(
             f"accuracy: expected one prediction per target, got {len(predicted)} for {len(target)}"
         )
     positions = sum(map(len, target))
     if not positions:
-        raise ValueError("accuracy: expected at least one target token, got none")
+        raise Refusal("accuracy: expected at least one target token, got none")
     right = whole = 0
     for p, y in zip(predicted, target, strict=True):
         hits = sum(a == b != UNKNOWN for a, b in zip(p, y, strict=False))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autoregressive import Autoregressive, EncoderDecoderAR
-from .checks import check_lengths, check_new, check_tokens, check_whole
+from .checks import Refusal, WrongType, check_lengths, check_new, check_tokens, check_whole
 from .data import Decoded
 from .shift import PAD, past_end
 
@@ -49,11 +49,9 @@ def sample(
     As ``greedy``; the same ``generator`` seed gives the same tokens on the same device.
     """
     if not temperature > 0:
-        raise ValueError(
-            f"temperature: expected > 0, got {temperature!r} (greedy is the limit at 0)"
-        )
+        raise Refusal(f"temperature: expected > 0, got {temperature!r} (greedy is the limit at 0)")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k: expected >= 1 or None, got {top_k!r}")
+        raise Refusal(f"top_k: expected >= 1 or None, got {top_k!r}")
 
     def draw(log_probs):
         among = log_probs
@@ -159,7 +157,7 @@ def log_likelihood(
     lengths = check_lengths(lengths, x)
     model.check_input(y, model.config.target_vocab, "y")
     if len(y) != len(x):
-        raise ValueError(f"y: expected {len(x)} rows as in x, got {len(y)}")
+        raise Refusal(f"y: expected {len(x)} rows as in x, got {len(y)}")
     state, prompt, _ = model.start(x, lengths, y.shape[1])
     together = torch.cat((prompt, y), dim=1)[:, : prompt.shape[1] + y.shape[1] - 1]
     logits = model.step(together, state)[:, prompt.shape[1] - 1 :]  # (B, T, V)
@@ -168,7 +166,7 @@ def log_likelihood(
 
 def _check(model, x):
     if not isinstance(model, Autoregressive):
-        raise TypeError(
+        raise WrongType(
             f"model: expected an autoregressive one (EncoderDecoderAR, DecoderLM), got {type(model).__name__}"
         )
     check_tokens(x, "x")
@@ -181,7 +179,7 @@ def begin(model, x, lengths, new, end_id):
     own = check_lengths(lengths, x)
     new = own if new is None else check_new(new, own)
     if end_id is not None and not 0 <= end_id < model.config.target_vocab:
-        raise ValueError(
+        raise Refusal(
             f"end_id: expected an id in 0..{model.config.target_vocab - 1}, got {end_id!r}"
         )
     state, prompt, before = model.start(x, own, int(new.max()))

@@ -14,6 +14,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Block, Model
+from .checks import Refusal
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def fed(block: Block, h: Tensor):
 
     def replace(_, inputs):
         if h.shape != inputs[0].shape:
-            raise ValueError(f"h: expected shape {tuple(inputs[0].shape)}, got {tuple(h.shape)}")
+            raise Refusal(f"h: expected shape {tuple(inputs[0].shape)}, got {tuple(h.shape)}")
         return (h, *inputs[1:])
 
     handle = block.register_forward_pre_hook(replace)
@@ -53,7 +54,7 @@ def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
     if isinstance(model, Autoregressive):
         found["output"] = [(model.layers[0], model.embed)]
     if side not in found:
-        raise ValueError(f"side: expected 'source' or 'output', got {side!r}")
+        raise Refusal(f"side: expected 'source' or 'output', got {side!r}")
     return found[side]
 
 
@@ -67,7 +68,7 @@ def influence(
     directions of the logits (Hutchinson 1990): E |J' r|^2 = |J|^2 for standard normal r.
     """
     if tokens.shape[0] != 1:
-        raise ValueError(f"tokens: expected a batch of 1, got {tokens.shape[0]}")
+        raise Refusal(f"tokens: expected a batch of 1, got {tokens.shape[0]}")
     T, S = inputs[-1].shape[1], tokens.shape[1]
     squares = torch.zeros(T, S)
     generator = torch.Generator().manual_seed(0)

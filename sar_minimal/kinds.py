@@ -17,6 +17,7 @@ Whoever trains, decodes, stores or compares models asks here; a new one is a fil
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR, one_pass, one_pass_loss
 from .autoregressive import DecoderLM, EncoderDecoderAR, teacher_forced_loss
 from .blocks import Config, Model
+from .checks import Refusal, WrongType
 from .data import Batch, Decoded, Task
 from .decoding import greedy
 from .lengths import CTCSAR, LengthSAR, ctc_loss, ctc_pass, length_loss, length_pass
@@ -56,13 +58,21 @@ KINDS = {
 def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
-    kind: of ``KINDS``. options: ``Config``'s. Raises ValueError on another kind.
+    kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal, saying what
+    there is, on another kind or on an option that the kind does not have.
     """
     if kind not in KINDS:
-        raise ValueError(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
+        raise Refusal(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
+    model, shared = KINDS[kind].model, {field.name for field in fields(Config)}
+    own = {name: options.pop(name) for name in model.option_names() if name in options}
+    if unknown := [name for name in options if name not in shared]:
+        has = [*model.option_names(), *sorted(shared - {"source_vocab", "target_vocab"})]
+        raise Refusal(
+            f"{unknown[0]}: the kind {kind!r} has no such option; it has {', '.join(has)}"
+        )
     config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
     torch.manual_seed(seed)
-    return KINDS[kind].model(config)
+    return model(config, **own)
 
 
 def kind_of(model: Model) -> Kind:
@@ -71,7 +81,7 @@ def kind_of(model: Model) -> Kind:
         if isinstance(model, kind.model):
             return kind
     names = ", ".join(kind.model.__name__ for kind in KINDS.values())
-    raise TypeError(f"model: expected one of {names}, got {type(model).__name__}")
+    raise WrongType(f"model: expected one of {names}, got {type(model).__name__}")
 
 
 def loss_of(model: Model, batch: Batch, reduction: str = "mean") -> Tensor:

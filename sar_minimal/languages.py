@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_range, check_tokens, check_whole
+from .checks import Refusal, check_range, check_tokens, check_whole
 from .theory import every
 
 CHUNK = 4096  # sequences looked at together
@@ -32,25 +32,23 @@ class HomophoneLanguage:
         self.transition = torch.as_tensor(transition, dtype=torch.float64)
         self.syllable_of = torch.as_tensor(syllable_of)
         if self.initial.dim() != 1 or not len(self.initial):
-            raise ValueError(f"initial: expected shape (V,), got {tuple(self.initial.shape)}")
+            raise Refusal(f"initial: expected shape (V,), got {tuple(self.initial.shape)}")
         V = self.hanzi = len(self.initial)
         for name, table, shape in (
             ("initial", self.initial, (V,)),
             ("transition", self.transition, (V, V)),
         ):
             if table.shape != shape:
-                raise ValueError(f"{name}: expected shape {shape}, got {tuple(table.shape)}")
+                raise Refusal(f"{name}: expected shape {shape}, got {tuple(table.shape)}")
             if not (table >= 0).all() or float((table.sum(-1) - 1).abs().max()) > 1e-9:
-                raise ValueError(
-                    f"{name}: expected probabilities that sum to 1, got {table.tolist()}"
-                )
+                raise Refusal(f"{name}: expected probabilities that sum to 1, got {table.tolist()}")
         s = self.syllable_of
         if (
             s.shape != (V,)
             or s.is_floating_point()
             or s.unique().tolist() != list(range(int(s.max()) + 1))
         ):
-            raise ValueError(
+            raise Refusal(
                 f"syllable_of: expected {V} integers that use each of 0, 1, ..., got {s.tolist()}"
             )
         self.syllables = int(s.max()) + 1
@@ -68,9 +66,9 @@ class HomophoneLanguage:
         check_whole("hanzi", hanzi)
         check_whole("syllables", syllables)
         if syllables > hanzi:
-            raise ValueError(f"syllables: expected at most hanzi = {hanzi}, got {syllables}")
+            raise Refusal(f"syllables: expected at most hanzi = {hanzi}, got {syllables}")
         if not 0 <= sharpness < math.inf:
-            raise ValueError(f"sharpness: expected a number >= 0, got {sharpness!r}")
+            raise Refusal(f"sharpness: expected a number >= 0, got {sharpness!r}")
         generator = torch.Generator().manual_seed(seed)
         scores = torch.randn(hanzi + 1, hanzi, generator=generator, dtype=torch.float64)
         table = (sharpness * scores).softmax(1)
@@ -109,7 +107,7 @@ class HomophoneLanguage:
         impossible = (evidence == 0).any(1)
         if impossible.any():
             row = int(impossible.nonzero()[0])
-            raise ValueError(f"x: row {row} cannot occur in this language: {x[row].tolist()}")
+            raise Refusal(f"x: row {row} cannot occur in this language: {x[row].tolist()}")
         return filtered
 
     def backward(self, x: Tensor) -> Tensor:
@@ -183,7 +181,7 @@ class CoherenceLanguage(HomophoneLanguage):
         check_whole("words", words)
         check_whole("dialects", dialects, least=2)
         if not 0 <= tell < 1:
-            raise ValueError(f"tell: expected 0 <= tell < 1, got {tell!r}")
+            raise Refusal(f"tell: expected 0 <= tell < 1, got {tell!r}")
         p = torch.full((words,), (1 - tell) / words, dtype=torch.float64)
         sounds = torch.arange(words).repeat(dialects, 1)  # (dialects, words)
         if tell:

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from .algorithm1 import DualStreamSAR
 from .attention import padding_mask
 from .blocks import Config, Model, norm
-from .checks import check_lengths, check_new, check_range, check_tokens, check_whole
+from .checks import (
+    Refusal,
+    WrongType,
+    check_lengths,
+    check_new,
+    check_range,
+    check_tokens,
+    check_whole,
+)
 from .data import Batch, Decoded
 from .losses import ar_loss, reduced
 from .shift import IGNORE, PAD, START, neighbours, past_end, shift_right
@@ -48,8 +56,7 @@ class LengthSAR(Model):
     """p(T | x), then p(y_t | x, T) for all t at once: a length that is predicted (Gu 2018; Lee 2018).
 
     Algorithm 1 reads ``<s>`` and x stretched to T by ``uniform_copy``. T is said by a head over ``<s>``, out
-    of Algorithm 1's content stream, which reads x as it is for this. ``mask``, ``streams`` and ``completion``
-    of the configuration are not looked at; ``max_length`` bounds S and T.
+    of Algorithm 1's content stream, which reads x as it is for this. ``max_length`` bounds S and T.
     """
 
     def __init__(self, config: Config):
@@ -83,13 +90,13 @@ class CTCSAR(Model):
 
     Algorithm 1 reads ``<s>`` and each token of x ``upsample`` = u times (Libovicky 2018); its vocabulary has
     one token more, the blank. What it says is *collapsed*: equal neighbours become one token, then blanks go.
-    Each place is still on its own given x, but y is not: its tokens share their ways. ``mask``, ``streams``
-    and ``completion`` of the configuration are not looked at.
+    Each place is still on its own given x, but y is not: its tokens share their ways.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, upsample: int = 3):
         super().__init__(config)
-        places = config.upsample * config.max_length
+        check_whole("upsample", upsample)
+        self.upsample, places = upsample, upsample * config.max_length
         self.streams = _algorithm_1(config, places, config.target_vocab + 1)
         self.initialise()
 
@@ -101,14 +108,13 @@ class CTCSAR(Model):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """x: (B, S) ids. lengths: (B,), None when no row is padded. Returns logits (B, u S, V + 1)."""
         self.check_input(x, self.config.source_vocab, "x")
-        u = self.config.upsample
+        u = self.upsample
         copies, own = _marked(x.repeat_interleave(u, 1), u * check_lengths(lengths, x))
         return neighbours(self.streams(copies, own))[1]  # behind <s>
 
 
 def _algorithm_1(config: Config, places: int, vocab: int) -> DualStreamSAR:
-    choices = {"mask": "full", "streams": 2, "completion": "vocabulary"}
-    return DualStreamSAR(replace(config, max_length=1 + places, target_vocab=vocab, **choices))
+    return DualStreamSAR(replace(config, max_length=1 + places, target_vocab=vocab), mask="full")
 
 
 def _marked(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,14 +148,14 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     between each two equal neighbours, need as many of the u S places.
     """
     check_range(batch.y.masked_fill(batch.y == IGNORE, PAD), model.blank_id, "y")
-    places, T = model.config.upsample * batch.x_lengths, batch.y_lengths
+    places, T = model.upsample * batch.x_lengths, batch.y_lengths
     token, following = neighbours(batch.y)
     twice = (token == following) & (following != IGNORE)
     needed = T + twice.sum(1)
     if bool((needed > places).any()):
         row = int((needed > places).nonzero()[0])
-        raise ValueError(
-            f"y: expected at most upsample * S = {model.config.upsample} * {int(batch.x_lengths[row])} places "
+        raise Refusal(
+            f"y: expected at most upsample * S = {model.upsample} * {int(batch.x_lengths[row])} places "
             f"in row {row}, got {int(T[row])} tokens and {int(twice[row].sum())} blanks between equal "
             "neighbours; a larger upsample has room for them"
         )
@@ -176,13 +182,13 @@ def length_pass(
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, LengthSAR):
-        raise TypeError(f"model: expected a LengthSAR, got {type(model).__name__}")
+        raise WrongType(f"model: expected a LengthSAR, got {type(model).__name__}")
     check_whole("beam", beam)
     check_tokens(x, "x")
     own, B, K = check_lengths(lengths, x), len(x), min(beam, model.config.max_length)
     if new is not None:
         if beam != 1:
-            raise ValueError(f"beam: expected 1 when new is given, got {beam}")
+            raise Refusal(f"beam: expected 1 when new is given, got {beam}")
         T = check_new(new, own, "new", model.config.max_length)
         log_p = torch.zeros(B, 1, device=x.device)
     else:
@@ -209,9 +215,9 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, CTCSAR):
-        raise TypeError(f"model: expected a CTCSAR, got {type(model).__name__}")
+        raise WrongType(f"model: expected a CTCSAR, got {type(model).__name__}")
     check_tokens(x, "x")
-    places = model.config.upsample * check_lengths(lengths, x)
+    places = model.upsample * check_lengths(lengths, x)
     value, way = model(x, lengths).log_softmax(-1).max(-1)  # (B, u S) each
     value = value.masked_fill(past_end(places, way.shape[1]), 0.0)
     tokens, of, T = collapse(way, model.blank_id, places)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_tokens
+from .checks import Refusal, WrongType, check_tokens
 from .shift import IGNORE, shifted_targets
 
 
@@ -53,7 +53,7 @@ def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "m
     As ``ar_loss``: "none" gives (B, T), 0 in the last ``shifts[b]`` positions of row b.
     """
     if not isinstance(shifts, Tensor):
-        raise TypeError(
+        raise WrongType(
             f"shifts: expected an integer tensor with one shift per example, got {type(shifts).__name__}"
         )
     return _cross_entropy(logits, tokens, shifts, reduction)
@@ -63,23 +63,23 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
     _check_reduction(reduction)
     check_tokens(tokens)
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise TypeError(
+        raise WrongType(
             f"logits: expected floating point, got {getattr(logits, 'dtype', type(logits).__name__)}"
         )
     if logits.dim() != 3 or logits.shape[:2] != tokens.shape:
-        raise ValueError(
+        raise Refusal(
             f"logits: expected shape (B, T, V) with (B, T) = {tuple(tokens.shape)} as in tokens, "
             f"got {tuple(logits.shape)}"
         )
     V = logits.shape[-1]
     wrong = ((tokens < 0) | (tokens >= V)) & (tokens != IGNORE)
     if wrong.any():
-        raise ValueError(
+        raise Refusal(
             f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {tokens[wrong][0].item()}"
         )
     targets = shifted_targets(tokens, k).long()  # (B, T)
     if reduction == "mean" and bool((targets == IGNORE).all()):
-        raise ValueError(
+        raise Refusal(
             "tokens: no position has a target, so there is nothing to average "
             f"(shape {tuple(tokens.shape)}, shift {k})"
         )
@@ -92,7 +92,7 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
 
 def _check_reduction(reduction):
     if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+        raise Refusal(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
 
 
 def reduced(each: Tensor, y: Tensor, reduction: str) -> Tensor:

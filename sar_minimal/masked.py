@@ -3,15 +3,13 @@
 It has no autoregressive model to agree with: it is one pass, and then some that correct it.
 """
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model
-from .checks import check_lengths, check_tokens, check_whole
+from .checks import Refusal, WrongType, check_lengths, check_tokens, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
@@ -22,14 +20,12 @@ class MaskedModel(Model):
 
     It is Algorithm 1 with a hint: its query stream reads x and, added to that, the embedding of the
     part of y that is shown. MASK stands where y is hidden and adds nothing, so with all of y hidden
-    this *is* Algorithm 1. Everyone sees everyone: ``mask``, ``streams`` and ``completion`` of the
-    configuration are not looked at.
+    this *is* Algorithm 1. Everyone sees everyone.
     """
 
     def __init__(self, config: Config):
         super().__init__(config)
-        choices = {"mask": "full", "streams": 2, "completion": "vocabulary"}
-        self.streams = DualStreamSAR(replace(config, **choices))
+        self.streams = DualStreamSAR(config, mask="full")
         self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))
         self.initialise()
 
@@ -44,7 +40,7 @@ class MaskedModel(Model):
         check_tokens(x, "x")
         self.check_input(y, self.config.target_vocab + 1, "y")
         if y.shape != x.shape:
-            raise ValueError(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
+            raise Refusal(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
         hidden = (y == self.mask_id)[..., None]
         hint = F.embedding(y.masked_fill(hidden[..., 0], PAD), self.embed).masked_fill(hidden, 0.0)
         return self.streams(x, lengths, hint)
@@ -90,7 +86,7 @@ def mask_predict(
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, MaskedModel):
-        raise TypeError(f"model: expected a MaskedModel, got {type(model).__name__}")
+        raise WrongType(f"model: expected a MaskedModel, got {type(model).__name__}")
     check_whole("iterations", iterations)
     check_tokens(x, "x")
     own = check_lengths(lengths, x)

@@ -31,7 +31,7 @@ left in an *input* into PAD, because an embedding needs a valid id there.
 import torch
 from torch import Tensor
 
-from .checks import check_lengths, check_tokens
+from .checks import Refusal, WrongType, check_lengths, check_tokens
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # the first ids of every vocabulary in the book
 IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy)
@@ -48,7 +48,7 @@ def shift_right(tokens: Tensor, start_id: int) -> Tensor:
     """
     check_tokens(tokens)
     if isinstance(start_id, bool) or not isinstance(start_id, int) or start_id < 0:
-        raise ValueError(f"start_id: expected a token id (an int >= 0), got {start_id!r}")
+        raise Refusal(f"start_id: expected a token id (an int >= 0), got {start_id!r}")
     start = tokens.new_full((len(tokens), 1), start_id)
     shifted = torch.cat((start, tokens[:, :-1]), dim=1)  # (B, T)
     return shifted.masked_fill(shifted == IGNORE, PAD)
@@ -72,16 +72,16 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     B, T = tokens.shape
     if isinstance(k, Tensor):
         if k.dtype not in (torch.int64, torch.int32) or k.shape != (B,):
-            raise ValueError(
+            raise Refusal(
                 f"k: expected one integer per example, shape ({B},), got {k.dtype} {tuple(k.shape)}"
             )
         smallest = int(k.min())
     elif isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: expected an int or an integer tensor, got {type(k).__name__}")
+        raise WrongType(f"k: expected an int or an integer tensor, got {type(k).__name__}")
     else:
         smallest, k = k, torch.full((B,), k, device=tokens.device)
     if smallest < 0:
-        raise ValueError(f"k: expected a shift >= 0 (targets lie ahead), got {smallest}")
+        raise Refusal(f"k: expected a shift >= 0 (targets lie ahead), got {smallest}")
     source = torch.arange(T, device=tokens.device) + k.to(tokens.device)[:, None]  # (B, T)
     target = tokens.gather(1, source.clamp(max=T - 1))  # (B, T)
     return target.masked_fill(source >= T, IGNORE)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model
-from .checks import check_lengths, check_shifts, check_tokens
+from .checks import WrongType, check_lengths, check_shifts, check_tokens, check_whole
 from .data import Batch, Decoded
 from .losses import slm_loss
 from .shift import START, shift_right
@@ -20,29 +20,28 @@ class ShiftedLM(Model):
     It is Algorithm 1 with a hint: x is its own target, and the query stream reads x and, added to
     that, the embedding of k. The content stream does not know k. At k = 1 it is a language model, at
     k = 1..K together it guesses K tokens in one pass, each on its own (future n-gram, Qi 2020;
-    multi-token prediction, Gloeckle 2024). ``mask``, ``streams`` and ``completion`` of the
-    configuration are not looked at.
+    multi-token prediction, Gloeckle 2024). shifts: K.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, shifts: int = 1):
         super().__init__(config)
-        choices = {"mask": "causal", "streams": 2, "completion": "vocabulary"}
-        choices["source_vocab"] = config.target_vocab
-        self.streams = DualStreamSAR(replace(config, **choices))
-        self.embed = nn.Parameter(torch.empty(config.shifts, config.width))
+        check_whole("shifts", shifts)
+        self.shifts = shifts
+        self.streams = DualStreamSAR(replace(config, source_vocab=config.target_vocab))
+        self.embed = nn.Parameter(torch.empty(shifts, config.width))
         self.initialise()
 
     def forward(self, tokens: Tensor, shifts: Tensor) -> Tensor:
         """tokens: (B, T) ids. shifts: (B,) integers in 1..K, one per row. Returns logits (B, T, V):
         ``logits[b, t]`` is the token's ``shifts[b]`` steps after tokens[b, t], given tokens[b, :t + 1]."""
         self.check_input(tokens, self.config.target_vocab, "tokens")
-        check_shifts(shifts, tokens, self.config.shifts)
+        check_shifts(shifts, tokens, self.shifts)
         return self.streams(tokens, hint=F.embedding(shifts - 1, self.embed)[:, None])
 
     def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The K tokens behind each row's own end, in one pass: logits (B, K, V) from tokens (B, T)."""
         check_tokens(tokens, "tokens")
-        B, K = len(tokens), self.config.shifts
+        B, K = len(tokens), self.shifts
         shifts = torch.arange(1, K + 1, device=tokens.device).repeat(B)  # (B K,)
         last = (check_lengths(lengths, tokens) - 1).repeat_interleave(K)
         logits = self(tokens.repeat_interleave(K, 0), shifts)  # (B K, T, V)
@@ -55,7 +54,7 @@ def shifted_loss(model: ShiftedLM, batch: Batch, reduction: str = "mean") -> Ten
     reduction: as of ``ar_loss``.
     """
     y_in = shift_right(batch.y, START)
-    shifts = draw_shifts(batch, model.config.shifts if model.training else 1)
+    shifts = draw_shifts(batch, model.shifts if model.training else 1)
     # y_in stands one step behind y already, so 1 is the shift of 0 against y.
     return slm_loss(model(y_in, shifts), batch.y, shifts - 1, reduction)
 
@@ -77,6 +76,6 @@ def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> De
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, ShiftedLM):
-        raise TypeError(f"model: expected a ShiftedLM, got {type(model).__name__}")
+        raise WrongType(f"model: expected a ShiftedLM, got {type(model).__name__}")
     log_probs, tokens = model.ahead(x, lengths).log_softmax(-1).max(-1)  # (B, K) each
     return Decoded(tokens, log_probs, torch.full_like(x[:, 0], tokens.shape[1]), 1)

@@ -30,7 +30,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model
-from .checks import check_range, check_tokens, check_whole
+from .checks import Refusal, WrongType, check_range, check_tokens, check_whole
 from .data import Decoded
 from .decoding import begin, cut
 from .shift import PAD, past_end
@@ -120,7 +120,7 @@ def draft_and_verify(
     check_whole("window", window)
     state, prompt, before, stop = begin(model, x, lengths, new, end_id)
     if temperature is not None and not temperature > 0:
-        raise ValueError(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
+        raise Refusal(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
     ask = _asker(model, x, lengths, draft, temperature, generator)
     stands = isinstance(draft, DualStreamSAR)
     tokens, log_probs, at = _room(prompt, before, stop)
@@ -174,13 +174,13 @@ def _asker(model, x, lengths, draft, temperature, generator):
     if isinstance(draft, DualStreamSAR | ShiftedLM):
         one_pass = isinstance(draft, DualStreamSAR)
         if one_pass and not isinstance(model, EncoderDecoderAR):
-            raise TypeError(
+            raise WrongType(
                 f"draft: a DualStreamSAR guesses y given x, but {type(model).__name__} has no source"
             )
         for side in ("source_vocab", "target_vocab")[not one_pass :]:
             one, other = (getattr(m.config, side) for m in (model, draft))
             if one != other:
-                raise ValueError(f"draft: expected {side} {one} as in model, got {other}")
+                raise Refusal(f"draft: expected {side} {one} as in model, got {other}")
 
         def ask(tokens, own):
             logits = draft(x, lengths) if one_pass else draft.ahead(tokens, own)  # (B, k, V)
@@ -192,7 +192,7 @@ def _asker(model, x, lengths, draft, temperature, generator):
 
         return ask
     if isinstance(draft, Model) or not callable(draft):
-        raise TypeError(
+        raise WrongType(
             "draft: expected a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths), got "
             f"{type(draft).__name__}"
         )
@@ -202,14 +202,14 @@ def _asker(model, x, lengths, draft, temperature, generator):
         guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
         check_tokens(guess, "draft")
         if len(guess) != len(tokens):
-            raise ValueError(f"draft: expected guesses for {len(tokens)} rows, got {len(guess)}")
+            raise Refusal(f"draft: expected guesses for {len(tokens)} rows, got {len(guess)}")
         check_range(guess, V, "draft")
         if temperature is None:
             return guess.long(), None
         if q is None:
             return guess.long(), F.one_hot(guess.long(), V).float()  # drawn, but without a choice
         if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
-            raise ValueError(
+            raise Refusal(
                 f"draft: expected probabilities of shape {(*guess.shape, V)}, got "
                 f"{tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__}"
             )

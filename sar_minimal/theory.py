@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import check_whole
+from .checks import Refusal, check_whole
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -60,21 +60,21 @@ def exact_loss(p: Tensor, log_q: Tensor) -> ExactLoss:
     """
     V, T = p.shape[0], p.dim()
     if set(p.shape) != {V} or not torch.isclose(p.sum(), p.new_ones(()), atol=1e-6) or p.min() < 0:
-        raise ValueError(
+        raise Refusal(
             f"p: expected probabilities of shape (V, ..., V) that sum to 1, got shape {tuple(p.shape)} "
             f"and sum {float(p.sum()):.6g}"
         )
     if log_q.shape != (*p.shape, T):
-        raise ValueError(f"log_q: expected shape {(*p.shape, T)}, got {tuple(log_q.shape)}")
+        raise Refusal(f"log_q: expected shape {(*p.shape, T)}, got {tuple(log_q.shape)}")
     p, log_q, H, KL = p.double(), log_q.double(), [], []
     for t in range(T):
         later = V ** (T - 1 - t)
         q = log_q[..., t].reshape(-1, V, later)  # (V ** t prefixes, x_t, all that comes after)
         if float((q - q[..., :1]).abs().max()) > 1e-4:
-            raise ValueError(f"log_q: log q(x_{t + 1} | x_<{t + 1}) changes with a later token")
+            raise Refusal(f"log_q: log q(x_{t + 1} | x_<{t + 1}) changes with a later token")
         q = q[..., 0]
         if float((q.exp().sum(1) - 1).abs().max()) > 1e-4:
-            raise ValueError(f"log_q: q(x_{t + 1} | x_<{t + 1}) does not sum to 1 over x_{t + 1}")
+            raise Refusal(f"log_q: q(x_{t + 1} | x_<{t + 1}) does not sum to 1 over x_{t + 1}")
         joint = p.reshape(-1, V, later).sum(2)  # p(x_<=t)
         given = joint / joint.sum(1, keepdim=True).clamp(min=1e-300)  # p(x_t | x_<t)
         H.append((joint.sum(1) * entropy(given)).sum())

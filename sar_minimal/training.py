@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .blocks import Model
-from .checks import check_whole
+from .checks import Refusal, check_whole
 from .data import Batch, Split, batch_plan, batches
 from .kinds import loss_of
 from .shift import IGNORE
@@ -51,15 +51,15 @@ class Recipe:
             check_whole(name, getattr(self, name))
         for name in ("rate", "clip"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)!r}")
+                raise Refusal(f"{name}: expected > 0, got {getattr(self, name)!r}")
         for name in ("warmup", "decay", "seed"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected >= 0, got {getattr(self, name)!r}")
+                raise Refusal(f"{name}: expected >= 0, got {getattr(self, name)!r}")
         check_whole("short", self.short, least=0)
         if not isinstance(self.mixed, bool):
-            raise ValueError(f"mixed: expected True or False, got {self.mixed!r}")
+            raise Refusal(f"mixed: expected True or False, got {self.mixed!r}")
         if self.short > self.steps:
-            raise ValueError(f"short: expected at most steps = {self.steps}, got {self.short}")
+            raise Refusal(f"short: expected at most steps = {self.steps}, got {self.short}")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
@@ -80,7 +80,7 @@ def choose_device() -> tuple[torch.device, str]:
             torch.empty(1, device=wish)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
+            raise Refusal(
                 f"SAR_DEVICE: expected a device of this machine, got {wish!r} ({reason})"
             ) from error
         return torch.device(wish), f"SAR_DEVICE={wish}"
@@ -169,7 +169,7 @@ def shortest(split: Split) -> Split:
 def evaluate(model: Model, split: Split, tokens: int = 8192) -> float:
     """The loss over a whole split, in nats per token."""
     if not len(split):
-        raise ValueError("split: expected at least one pair, got none")
+        raise Refusal("split: expected at least one pair, got none")
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0

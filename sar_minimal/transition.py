@@ -17,7 +17,7 @@ p(y_t+1 | y_<=t, x) = p(y_t+1 | y_t, x) then is a softmax of M[y_t, v] + s_t+1(v
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model
-from .checks import check_lengths, check_range, check_whole
+from .checks import Refusal, WrongType, check_lengths, check_range, check_whole
 from .data import Batch, Decoded
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
@@ -34,19 +34,20 @@ from .shift import IGNORE, PAD, neighbours, past_end
 class TransitionSAR(Model):
     """p(y | x) of a whole y: the scores of Algorithm 1, T tokens for T, and a matrix between neighbours.
 
-    ``rank`` of the configuration is that of M; with 0 the tokens are on their own again. ``mask``, ``streams``
-    and ``completion`` are not looked at. ``candidates`` = k: only so many tokens are considered at each
-    position, those with the largest s_t. From k = V on, all is exact. Below, every y that has another token
+    rank: of M; with 0 the tokens are on their own again. candidates: k, only so many tokens are considered
+    at each position, those with the largest s_t. From k = V on, all is exact. Below, every y that has another token
     has probability 0, so that Z is too small and every log p too large: such losses are too low, can be
     compared with one another at best, and never with an entropy.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, rank: int = 32, candidates: int = 64):
         super().__init__(config)
-        choices = {"mask": "full", "streams": 2, "completion": "vocabulary"}
-        self.streams = DualStreamSAR(replace(config, **choices))
+        check_whole("rank", rank, least=0)
+        check_whole("candidates", candidates)
+        self.rank, self.candidates = rank, candidates
+        self.streams = DualStreamSAR(config, mask="full")
         self.before, self.after = (
-            nn.Parameter(torch.empty(config.target_vocab, config.rank)) for _ in range(2)
+            nn.Parameter(torch.empty(config.target_vocab, rank)) for _ in range(2)
         )  # E_1, E_2
         self.initialise()
 
@@ -61,11 +62,11 @@ class TransitionSAR(Model):
         k: int | None = None,
         y: Tensor | None = None,
     ) -> "Chain":
-        """The distribution of y given x (B, T), over ``k`` candidates a position; None: the configuration's.
+        """The distribution of y given x (B, T), over ``k`` candidates a position; None: the model's.
 
         y: (B, T) ids that have to be among them, where training needs it. Raises TypeError or ValueError.
         """
-        k = self.config.candidates if k is None else k
+        k = self.candidates if k is None else k
         check_whole("k", k)
         scores = self(x, lengths)
         behind = past_end(check_lengths(lengths, x), x.shape[1])
@@ -137,13 +138,13 @@ class Chain:
 def transition_loss(
     model: TransitionSAR, batch: Batch, reduction: str = "mean", k: int | None = None
 ) -> Tensor:
-    """-log p(y | x) in nats, over ``k`` candidates a position and y; None: as many as the configuration says.
+    """-log p(y | x) in nats, over ``k`` candidates a position and y; None: as many as the model says.
 
     reduction: "mean" per token, "sum", or "none": (B, T), -log p(y_t | y_<t, x). Too low where k < V, see
     ``TransitionSAR``. Raises ValueError unless each row of y is as long as x.
     """
     if batch.y.shape != batch.x.shape or not torch.equal(batch.y_lengths, batch.x_lengths):
-        raise ValueError(
+        raise Refusal(
             f"y: expected a token for each of x, shape {tuple(batch.x.shape)} and lengths "
             f"{batch.x_lengths.tolist()[:4]}, got {tuple(batch.y.shape)} and {batch.y_lengths.tolist()[:4]}"
         )
@@ -158,14 +159,14 @@ def transition_loss(
 def transition_pass(
     model: TransitionSAR, x: Tensor, lengths: Tensor | None = None, k: int | None = None
 ) -> Decoded:
-    """The most probable y as a whole, over ``k`` candidates a position (None: the configuration's).
+    """The most probable y as a whole, over ``k`` candidates a position (None: the model's).
 
     x: (B, T) ids. lengths: (B,), None when every row is full. log_probs: log p(y_t | y_<t, x) over the
     candidates, so that a row sums to log p(y | x). steps: 1, no network reads anything again.
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, TransitionSAR):
-        raise TypeError(f"model: expected a TransitionSAR, got {type(model).__name__}")
+        raise WrongType(f"model: expected a TransitionSAR, got {type(model).__name__}")
     chain = model.chain(x, lengths, k)
     path = chain.best()
     tokens = chain.ids.gather(2, path[..., None])[..., 0].masked_fill(chain.past_end, PAD)

@@ -67,7 +67,8 @@ def build(name: str, V: int = 11, **options):
     options = dict(width=16, layers=2, heads=2, max_length=32) | SAR.get(name, {}) | options
     S = V if options.get("completion") == "copy" else V + 1
     kind = KINDS["sar" if name in SAR else name].model
-    model = kind(Config(target_vocab=V, source_vocab=S, **options))
+    own = {name: options.pop(name) for name in kind.option_names() if name in options}
+    model = kind(Config(target_vocab=V, source_vocab=S, **options), **own)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, weight in model.named_parameters():
@@ -1141,7 +1142,8 @@ TINY = dict(symbols=6, min_length=2, max_length=4, sizes=(60, 10, 10))
 def run(folder, kind="sar", recipe=None, resume=False, task=None, **options):
     """A few steps on a tiny task: the model and its metrics."""
     task = task or load_task("reverse", **TINY)
-    options = dict(width=16, layers=1, heads=2, max_length=8, dropout=0.2, shifts=3) | options
+    options = dict(width=16, layers=1, heads=2, max_length=8, dropout=0.2) | options
+    options |= {"shifts": 3} if kind == "shifted" else {}
     model = make_model(kind, task, **options)
     recipe = recipe or Recipe(steps=12, tokens=40, warmup=4, short=8, report=3, checkpoint=4)
     return model, train(model, task, recipe, folder, resume, progress=False)

@@ -208,7 +208,7 @@ def test_lengths_of_x_and_y_are_equal_in_algorithm_1():
 
 
 @pytest.mark.parametrize(
-    "field", ("target_vocab", "width", "layers", "heads", "hidden", "max_length", "candidates")
+    "field", ("target_vocab", "width", "layers", "heads", "hidden", "max_length")
 )
 def test_sizes(field):
     for wrong in (0, -1, 2.0, "8", True, None):
@@ -224,12 +224,14 @@ def test_choices():
     for wrong in (1.0, -0.1, float("nan")):
         refuses(ValueError, "^dropout: expected 0 <= dropout < 1", Config, 11, dropout=wrong)
     for field, wrong in (("mask", "casual"), ("streams", 3), ("completion", "point")):
-        refuses(ValueError, f"^{field}: expected one of .*{wrong!r}", Config, 11, **{field: wrong})
+        message = f"^{field}: expected .*{wrong!r}"
+        refuses(ValueError, message, DualStreamSAR, Config(**config), **{field: wrong})
+    refuses(ValueError, "^mask: expected 'causal' or", EncoderDecoderAR, Config(**config), "full")
     refuses(TypeError, "unexpected keyword argument 'depth'", Config, 11, depth=2)
     for model in (DualStreamSAR, EncoderDecoderAR):
         refuses(ValueError, "^source_vocab: expected a whole number >= 1, got 0", model, Config(11))
     message = "^completion='copy' needs one vocabulary .* source_vocab 12 and target_vocab 11"
-    refuses(ValueError, message, DualStreamSAR, Config(**config, completion="copy"))
+    refuses(ValueError, message, DualStreamSAR, Config(**config), completion="copy")
 
 
 def test_longer_than_the_model():
@@ -638,7 +640,7 @@ def test_length_pass_refuses(options, error, message):
 
 def test_what_does_not_fit_is_refused():
     """y longer than the model can make, an x too long for it, and ids outside of a vocabulary."""
-    length, ctc = (build(name, upsample=1, max_length=4) for name in ("length", "ctc"))
+    length, ctc = build("length", max_length=4), build("ctc", upsample=1, max_length=4)
     refuses(
         ValueError,
         "T: the model's max_length is 4, got 5",
@@ -669,3 +671,25 @@ def test_what_does_not_fit_is_refused():
             model,
             make_batch([[12]], [[4]]),
         )
+
+
+# ---------------------------------------------------------------- options belong to their model
+
+
+def test_an_option_of_another_kind_is_refused():
+    task = load_task("copy", sizes=(5, 0, 0))
+    message = (
+        r"^shifts: the kind 'sar' has no such option; it has mask, streams, completion, dropout"
+    )
+    refuses(ValueError, message, make_model, "sar", task, shifts=7, rank=5)
+    for kind, option in (("masked", "mask"), ("lm", "streams"), ("length", "upsample")):
+        refuses(ValueError, f"^{option}: the kind '{kind}' has no", make_model, kind, task, **{option: 1})  # fmt: skip
+    refuses(ValueError, "^mask: expected 'causal' or", make_model, "ar", task, mask="full")
+    refuses(ValueError, "^candidates: expected a whole number >= 1", make_model, "transition", task, candidates=0)  # fmt: skip
+
+
+def test_a_mask_that_is_no_mask_is_refused():
+    x = torch.tensor([[4, 5, 6]])
+    for mask in (lambda T, device: torch.ones(T, T), lambda T, device: torch.ones(T, 1).bool()):
+        model = DualStreamSAR(Config(9, 9, width=8, heads=1), mask=mask)
+        refuses(ValueError, r"^mask: expected booleans of shape \(3, 3\), got torch", model, x)

@@ -21,8 +21,9 @@ def task():
 
 @pytest.fixture(scope="module")
 def models(task):
-    small = {"width": 16, "layers": 1, "heads": 1, "mask": "full"}
-    return [make_model(kind, task, **small).eval() for kind in ("sar", "ar")]
+    small = {"width": 16, "layers": 1, "heads": 1}
+    kinds = {"sar": {"mask": "full"}, "ar": {}}
+    return [make_model(kind, task, **small, **own).eval() for kind, own in kinds.items()]
 
 
 def test_operations_are_counted_as_the_docstring_says():
@@ -32,8 +33,8 @@ def test_operations_are_counted_as_the_docstring_says():
     from sar_minimal.data import Batch
     from sar_minimal.training import loss_and_gradients, new_optimizer
 
-    config = Config(target_vocab=50, source_vocab=40, width=32, layers=2, heads=2, mask="full")
-    model, B, T = DualStreamSAR(config).train(), 3, 8
+    config = Config(target_vocab=50, source_vocab=40, width=32, layers=2, heads=2)
+    model, B, T = DualStreamSAR(config, mask="full").train(), 3, 8
     lengths = torch.full((B,), T)
     batch = Batch(torch.randint(4, 40, (B, T)), lengths, torch.randint(4, 50, (B, T)), lengths)
     with FlopCounterMode(display=False) as counter:

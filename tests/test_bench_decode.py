@@ -41,7 +41,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def models(task):
-    built = {k: make_model(k, task, mask="full", **SMALL).eval() for k in Models._fields}
+    built = {k: make_model(k, task, **SMALL).eval() for k in Models._fields}
     return Models(**built)
 
 

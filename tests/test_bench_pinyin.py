@@ -141,9 +141,7 @@ def test_every_system_converts_every_sentence(task, tables, models):
         assert system.stored > 0 and system.network == (name in DECODERS)
     size = sum(p.numel() for p in models["sar"][0].parameters())
     assert systems["SAR, one pass"].stored == size
-    assert (
-        models["as written"][0].config.mask == "causal" and models["sar"][0].config.mask == "full"
-    )
+    assert models["as written"][0].mask == "causal" and models["sar"][0].mask == "full"
 
 
 def test_the_dictionary_that_drew_the_text_is_near_its_bayes_limit(task, tables):

@@ -204,7 +204,7 @@ def test_options_reach_the_run(call, tmp_path):
     words = "--mask full --dropout 0.25 --rate 0.5 --tokens 64 --seed 3".split()
     assert call("train", "copy", "--model", "sar", "--out", tmp_path, *SMALL, *words)[0] == 0
     model, *_ = load_run(tmp_path)
-    assert (model.config.mask, model.config.dropout) == ("full", 0.25)
+    assert (model.mask, model.config.dropout) == ("full", 0.25)
     about = (tmp_path / "checkpoint.safetensors").read_bytes()[:100_000].decode("utf-8", "replace")
     for field in (r"rate\": 0.5", r"tokens\": 64", r"seed\": 3", r"steps\": 4"):
         assert field.replace("\\", "\\") in about
@@ -320,7 +320,7 @@ def test_a_masked_model_decodes_in_four_steps(call, runs):
 
 def test_a_chain_is_decoded_as_a_whole(call, runs):
     model, source, target, _ = load_run(runs / "transition")
-    assert (model.config.rank, model.config.candidates) == (4, 6)
+    assert (model.rank, model.candidates) == (4, 6)
     code, out, _ = call("decode", runs / "transition", "3 1 2 2 4", "--verbose")
     found = transition_pass(model, torch.tensor([source.encode("3 1 2 2 4".split())]))
     said = f"{float(found.log_probs.sum()):.2f} nats\t1 steps"
@@ -339,7 +339,7 @@ def test_numerals(call, runs):
         assert plain == (0, f"{line}\n\n{line}\n", "")
         code, _, err = call("decode", runs / run, "2x")
         assert code == 2 and "unknown token 'x' at position 1" in err
-    assert load_run(runs / "ctc")[0].config.upsample == 2
+    assert load_run(runs / "ctc")[0].upsample == 2
     assert call("decode", runs / "length", "--beam", 512, "205")[0] == 0
     assert call("decode", runs / "numerals", "--beam", 2, "205")[0] == 0
 

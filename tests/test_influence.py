@@ -14,7 +14,7 @@ x = torch.tensor([[4, 5, 6, 7, 8]])
 
 def make(kind, **options):
     torch.manual_seed(0)
-    model = kind(Config(**SHAPE, **options)).eval()
+    model = kind(Config(**SHAPE), **options).eval()
     for weight in model.parameters():
         weight.data.mul_(8 if weight.dim() == 2 else 1)
     return model

@@ -184,10 +184,12 @@ def test_reductions_agree(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_save_and_load(name, tmp_path):
-    model, x = build(name, upsample=2), tokens(2, 3)
+    own = {"upsample": 2} if name == "ctc" else {}
+    model, x = build(name, **own), tokens(2, 3)
     save(model, tmp_path)
     again = load(tmp_path)
     assert type(again) is KINDS[name] and again.config == model.config
+    assert again.options == model.options == own
     for key, weight in model.state_dict().items():
         assert torch.equal(weight, again.state_dict()[key]), key
     more = (torch.tensor([4, 1]),) if name == "length" else ()

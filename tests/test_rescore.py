@@ -20,7 +20,7 @@ V = 9
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = DualStreamSAR(Config(V, V, width=16, heads=2, mask="full")).eval()
+    model = DualStreamSAR(Config(V, V, width=16, heads=2), mask="full").eval()
     for weight in model.parameters():
         weight.data.mul_(6 if weight.dim() == 2 else 1)
     return model

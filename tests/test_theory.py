@@ -338,7 +338,7 @@ def test_a_model_that_reads_too_much_is_below_its_bound():
             return torch.nn.functional.pad(p.log(), (4, 0), value=-70.0)
 
     for mask, fair in (("causal", False), ("full", True)):
-        oracle = Oracle(Config(len(task.target), len(task.source), width=8, heads=1, mask=mask))
+        oracle = Oracle(Config(len(task.target), len(task.source), width=8, heads=1), mask=mask)
         row = above_bound(oracle, language, 3)
         assert abs(row["excess"]) < 1e-9 if fair else row["excess"] < -0.05
 

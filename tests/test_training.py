@@ -234,7 +234,8 @@ def test_the_loop_by_hand(kind):
     """
     recipe = Recipe(steps=5, tokens=40, warmup=2, clip=0.5, decay=0.1, seed=3, short=2)
     model, _ = run(None, kind, recipe, dropout=0.0)
-    mine = make_model(kind, TASK, width=16, layers=1, heads=2, max_length=8, shifts=3)
+    own = {"shifts": 3} if kind == "shifted" else {}
+    mine = make_model(kind, TASK, width=16, layers=1, heads=2, max_length=8, **own)
     optimizer = torch.optim.AdamW(mine.parameters(), weight_decay=0.1, betas=(0.9, 0.98))
     torch.manual_seed(3)
     first = batches(training.shortest(TASK.train), 40, seed=(3, 0))

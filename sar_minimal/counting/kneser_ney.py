@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..checks import Refusal
 from ..shift import END, START, UNKNOWN
 
 
@@ -40,13 +41,13 @@ class KneserNey:
 
     def __init__(self, ys: Sequence[Sequence[int]], order: int, vocabulary: int | None = None):
         if isinstance(order, bool) or order not in (1, 2, 3):
-            raise ValueError(f"order: expected 1, 2 or 3, got {order!r}")
+            raise Refusal(f"order: expected 1, 2 or 3, got {order!r}")
         if not len(ys) or not all(map(len, ys)):
-            raise ValueError("ngram: expected at least one sentence and no empty one")
+            raise Refusal("ngram: expected at least one sentence and no empty one")
         highest = max(map(max, ys))
         self.order, self.base = order, highest + 1 if vocabulary is None else vocabulary
         if highest >= self.base or min(map(min, ys)) < UNKNOWN:
-            raise ValueError(
+            raise Refusal(
                 f"ngram: expected ids in {UNKNOWN}..{self.base - 1}, got {min(map(min, ys))}..{highest}"
             )
         grams, counts = np.unique(self._grams(ys)[0], return_counts=True)
@@ -122,7 +123,7 @@ class KneserNey:
         if not len(ys):
             return np.zeros(0)
         if any(not UNKNOWN <= i < self.base for y in ys for i in y):
-            raise ValueError(f"log_prob: expected ids in {UNKNOWN}..{self.base - 1}")
+            raise Refusal(f"log_prob: expected ids in {UNKNOWN}..{self.base - 1}")
         keys, row = self._grams(ys)
         p = self.prob(keys // self.base, keys % self.base)
         return np.bincount(row, np.log(p), minlength=len(ys))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..checks import Refusal
 from ..shift import UNKNOWN
 from .lattice import Lattice
 
@@ -38,21 +39,21 @@ class Lexicon:
         rescue: float = RESCUE,
     ):
         if not len(words) or not len(words) == len(readings) == len(log_probs):
-            raise ValueError(
+            raise Refusal(
                 f"lexicon: expected as many words, readings and log_probs, at least one, got {len(words)}, "
                 f"{len(readings)} and {len(log_probs)}"
             )
         log_probs = np.asarray(log_probs, dtype=np.float64)
         if not np.isfinite(log_probs).all():
-            raise ValueError("log_probs: expected finite numbers")
+            raise Refusal("log_probs: expected finite numbers")
         if not 0 <= rescue < math.inf:
-            raise ValueError(f"rescue: expected a price in nats, >= 0, got {rescue!r}")
+            raise Refusal(f"rescue: expected a price in nats, >= 0, got {rescue!r}")
         self.rescue, top = float(rescue), float(log_probs.max())
         self.read: dict[tuple, list[tuple[float, tuple]]] = {}  # every prefix of a reading is in it
         inside: dict[int, dict[int, float]] = {}
         for word, reading, weight in zip(words, readings, log_probs.tolist(), strict=True):
             if not len(word) or len(word) != len(reading):
-                raise ValueError(
+                raise Refusal(
                     f"lexicon: word {tuple(word)} has the reading {tuple(reading)}; expected one a token"
                 )
             key = tuple(reading)
@@ -72,7 +73,7 @@ class Lexicon:
             ]
         for key, entries in self.read.items():
             if len({word for _, word in entries}) < len(entries):
-                raise ValueError(f"lexicon: a word with the reading {key} is there twice")
+                raise Refusal(f"lexicon: a word with the reading {key} is there twice")
             entries.sort(key=lambda entry: -entry[0])
 
     @classmethod
@@ -88,7 +89,7 @@ class Lexicon:
             if all(map(target.__contains__, word)) and all(map(source.__contains__, reading))
         ]
         if not known:
-            raise ValueError("lexicon: the vocabularies can spell none of the model's words")
+            raise Refusal("lexicon: the vocabularies can spell none of the model's words")
         words, readings, q = zip(*known, strict=True)
         return cls(words, readings, np.log1p(-stop) + np.log(q), rescue)
 
@@ -155,11 +156,11 @@ def bayes_limit(lexicon: Lexicon, split, limit: int = 20_000) -> BayesLimit:
     accuracy is known between two numbers. Raises ValueError on an empty split or a pair of unequal lengths.
     """
     if not len(split):
-        raise ValueError("bayes_limit: expected at least one pair, got an empty split")
+        raise Refusal("bayes_limit: expected at least one pair, got an empty split")
     rows = []
     for i, (x, y) in enumerate(zip(split.x, split.y, strict=True)):
         if len(x) != len(y):
-            raise ValueError(
+            raise Refusal(
                 f"bayes_limit: pair {i} has {len(x)} source and {len(y)} target tokens; expected as many"
             )
         lattice = lexicon.lattice(x)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..checks import Refusal
 from ..shift import END, START, UNKNOWN
 from .kneser_ney import KneserNey, look_up
 
@@ -27,10 +28,10 @@ class NGram:
 
     def __init__(self, split, order: int, vocabulary: int | None = None):
         if not len(split):
-            raise ValueError("ngram: expected a split with at least one pair, got an empty one")
+            raise Refusal("ngram: expected a split with at least one pair, got an empty one")
         for i, (x, y) in enumerate(zip(split.x, split.y, strict=True)):
             if len(x) != len(y):
-                raise ValueError(
+                raise Refusal(
                     f"ngram: pair {i} has {len(x)} source and {len(y)} target tokens; expected as many"
                 )
         self.model = KneserNey(split.y, order, vocabulary)
@@ -78,16 +79,16 @@ class NGram:
         """
         candidates, scores = np.asarray(candidates), np.asarray(scores, dtype=np.float64)
         if candidates.ndim != 2 or not candidates.size or candidates.shape != scores.shape:
-            raise ValueError(
+            raise Refusal(
                 f"candidates: expected shape (T, K) as of scores, got {candidates.shape} and {scores.shape}"
             )
         if candidates.min() < UNKNOWN or candidates.max() >= self.model.base:
-            raise ValueError(
+            raise Refusal(
                 f"candidates: expected ids in {UNKNOWN}..{self.model.base - 1}, got "
                 f"{candidates.min()}..{candidates.max()}"
             )
         if not np.isfinite(scores).all():
-            raise ValueError("scores: expected finite numbers")
+            raise Refusal("scores: expected finite numbers")
         return self._search([(None, c, s) for c, s in zip(candidates, scores, strict=True)])
 
     def _search(self, columns: list[tuple]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..algorithm1 import DualStreamSAR, given_x
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Decoded, Split, accuracy
 from ..decoding import log_likelihood
 from ..shift import PAD, UNKNOWN
@@ -30,10 +30,10 @@ def rescore(
     """
     check_whole("k", k)
     if not weight > 0:
-        raise ValueError(f"weight: expected > 0, got {weight!r}")
+        raise Refusal(f"weight: expected > 0, got {weight!r}")
     log_q, own, behind = given_x(model, x, lengths)
     if ngram.model.base != model.config.target_vocab:
-        raise ValueError(
+        raise Refusal(
             f"ngram: expected a vocabulary of {model.config.target_vocab} as in model, got {ngram.model.base}"
         )
     log_q[..., :UNKNOWN] = -math.inf  # an n-gram has no <pad>, <s> or </s> within a sentence

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..checks import check_whole
+from ..checks import Refusal, WrongType, check_whole
 from ..shift import END, START, UNKNOWN
 from .lattice import Lattice
 from .lexicon import Lexicon
@@ -33,14 +33,14 @@ class WordNGram:
     def __init__(self, lexicon: Lexicon, ngram: NGram, weight: float = 1.0, width: int | None = 8):
         for name, value, kind in (("lexicon", lexicon, Lexicon), ("ngram", ngram, NGram)):
             if not isinstance(value, kind):
-                raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+                raise WrongType(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
         if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight: expected a number >= 0, got {weight!r}")
+            raise Refusal(f"weight: expected a number >= 0, got {weight!r}")
         if width is not None:
             check_whole("width", width)
         highest = max(max(word) for entries in lexicon.read.values() for _, word in entries)
         if highest >= ngram.model.base:
-            raise ValueError(
+            raise Refusal(
                 f"lexicon: expected tokens in {UNKNOWN}..{ngram.model.base - 1} as in ngram, got {highest}"
             )
         self.lexicon, self.ngram, self.weight, self.width = lexicon, ngram, weight, width

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..algorithm1 import one_pass
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Split, Task, accuracy
 from ..decoding import beam, greedy
 from ..files import package_folder, write_atomically, write_json
@@ -27,7 +27,7 @@ from ..tasks import load_task
 from ..training import Recipe, choose_device
 from .bench_speed import bench_greedy
 from .bench_step import Models, compiled_rows, step_rows
-from .demo import FLAGSHIP
+from .demo import flagship
 from .runs import train
 from .timing import in_turns, machine, ratio, seconds
 
@@ -57,15 +57,15 @@ class Plan:
         for name in ("lengths", "batches", "threads"):
             values = getattr(self, name)
             if not values:
-                raise ValueError(f"{name}: expected at least one number, got none")
+                raise Refusal(f"{name}: expected at least one number, got none")
             for value in values:
                 check_whole(name, value)
             if list(values) != sorted(set(values)):
-                raise ValueError(f"{name}: expected each once, in rising order, got {values!r}")
+                raise Refusal(f"{name}: expected each once, in rising order, got {values!r}")
         for name in ("steps", "rounds"):
             check_whole(name, getattr(self, name))
         if not self.budget > 0:
-            raise ValueError(f"budget: expected seconds > 0, got {self.budget!r}")
+            raise Refusal(f"budget: expected seconds > 0, got {self.budget!r}")
 
 
 QUICK = Plan(lengths=(8, 64), batches=(1, 16, 64), threads=(1,), steps=150, budget=2.0, rounds=3)
@@ -97,7 +97,7 @@ def documents(split: Split, lengths: list[int]) -> Split:
         while len(x) < n:
             more = next(pairs, None)
             if more is None:
-                raise ValueError(
+                raise Refusal(
                     f"lengths: expected at most {sum(map(len, split.x))} tokens in all, as many as the "
                     f"split's {len(split)} sentences have, got {sum(lengths)}"
                 )
@@ -120,7 +120,7 @@ def trained(plan: Plan) -> tuple[Task, Models, dict[str, float]]:
     recipe = Recipe(steps=plan.steps + plan.steps // 2, short=plan.steps, tokens=max(1024, high))
     models, spent = {}, {}
     for kind in Models._fields:  # room: <s> and all of y
-        models[kind] = make_model(kind, task, mask="full", max_length=high + 1, **FLAGSHIP)
+        models[kind] = make_model(kind, task, max_length=high + 1, **flagship(kind))
         spent[kind] = train(models[kind], documented, recipe, progress=False)[-1]["seconds"]
         models[kind].cpu()
     return documented, Models(**models), spent

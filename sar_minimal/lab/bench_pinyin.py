@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..algorithm1 import one_pass
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..counting.lexicon import Lexicon, bayes_limit
 from ..counting.ngram import NGram
 from ..counting.rescoring import Reranker, rescore, tuned
@@ -74,7 +74,7 @@ class Plan:
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: expected at least one, each once, got {self.seeds!r}")
+            raise Refusal(f"seeds: expected at least one, each once, got {self.seeds!r}")
 
 
 QUICK = Plan(steps=400, tokens=512, rate=8e-3, width=48, lexicon=500, test=1000, tune=200, timed=30)  # fmt: skip
@@ -182,7 +182,7 @@ def installed_converter(task: Task) -> System | None:
 NETWORKS = {  # each name, its kind and what is special about it; those that take longest come first
     "transition": ("transition", {"candidates": 16}),
     "ar": ("ar", {}),
-    "masked": ("masked", {"mask": "full"}),
+    "masked": ("masked", {}),
     "sar": ("sar", {"mask": "full"}),
     "as written": ("sar", {"mask": "causal"}),
 }
@@ -407,7 +407,7 @@ def bench_pinyin(
             print('news is not installed: pip install "sar-minimal[news,hsk]" to measure it')
     for corpus in corpora:
         if corpus not in ("words", "news") and not corpus.startswith("file:"):
-            raise ValueError(f"corpus: expected words, news or file:PATH (hsk comes with news), got {corpus!r}")  # fmt: skip
+            raise Refusal(f"corpus: expected words, news or file:PATH (hsk comes with news), got {corpus!r}")  # fmt: skip
     began, tables = time.perf_counter(), {"machine": [machine() | asdict(plan)]}
     print("  ".join(f"{k} {v}" for k, v in tables["machine"][0].items()))
     for corpus in corpora:

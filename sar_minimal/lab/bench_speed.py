@@ -12,6 +12,7 @@ import torch
 from ..algorithm1 import DualStreamSAR
 from ..autoregressive import DecoderLM
 from ..blocks import Config
+from ..checks import Refusal
 from ..data import Batch
 from ..decoding import greedy
 from ..files import write_json
@@ -20,7 +21,7 @@ from ..tasks import load_task
 from ..training import loss_and_gradients, new_optimizer
 from .bench_theory import bench_theory
 from .converter import Converter
-from .demo import FLAGSHIP
+from .demo import FLAGSHIP, flagship
 from .timing import in_turns, machine, ratio
 
 # ------------------------------------------------------------- greedy decoding beside other libraries
@@ -88,7 +89,7 @@ def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[],
 # ------------------------------------------------------------- training, against the matmul rate
 
 
-def training_flops(config: Config, B: int, T: int) -> int:
+def training_flops(config: Config, B: int, T: int, streams: int = 2) -> int:
     """Floating-point operations of one training step of ``DualStreamSAR`` on B sequences of length T.
 
     A product of (N, a) by (a, b) is 2 N a b of them, and the backward pass does it twice more, once for
@@ -100,15 +101,15 @@ def training_flops(config: Config, B: int, T: int) -> int:
 
     Norms, softmax, rotations, the optimiser and the embedding are not counted.
     """
-    c, layers = config, config.streams * config.layers
+    c, layers = config, streams * config.layers
     weights = layers * (4 + 2 * c.hidden) * c.width**2 + 4 * c.width**2 + c.width * c.target_vocab
     return 6 * B * T * weights + 6 * (layers + 1) * 2 * B * T * T * c.width
 
 
 def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
     """The flagship's training step, as a share of the rate of a plain 1024 x 1024 product in turns with it."""
-    config = Config(target_vocab=3758, source_vocab=404, mask="full", **FLAGSHIP)
-    model, B = DualStreamSAR(config).train(), tokens // T
+    config = Config(target_vocab=3758, source_vocab=404, **FLAGSHIP)
+    model, B = DualStreamSAR(config, mask="full").train(), tokens // T
     lengths = torch.full((B,), T)
     batch = Batch(torch.randint(4, 404, (B, T)), lengths, torch.randint(4, 3758, (B, T)), lengths)
     optimizer = new_optimizer(model)
@@ -168,10 +169,10 @@ def bench_memory() -> dict:
 
 def decode_many(kind: str) -> None:
     """Decode 256 sentences of 32 with an untrained flagship of a kind."""
-    KINDS[kind].decode(
-        KINDS[kind].model(Config(target_vocab=3758, source_vocab=404, mask="full", **FLAGSHIP)),
-        torch.randint(4, 404, (256, 32)),
-    )
+    model, _, decode = KINDS[kind]
+    options = {"mask": "full"} if kind == "sar" else {}
+    config = Config(target_vocab=3758, source_vocab=404, **FLAGSHIP)
+    decode(model(config, **options), torch.randint(4, 404, (256, 32)))
 
 
 def _peak(code: str) -> float:
@@ -185,7 +186,7 @@ def bench_answer(sentence: str = "wo ai bei jing") -> dict:
     task = load_task("pinyin", sizes=(10, 0, 0))
     row = {"sar decode, ms a sentence": sentence}
     for kind in ("sar", "ar"):
-        model = make_model(kind, task, mask="full", **FLAGSHIP).eval()
+        model = make_model(kind, task, **flagship(kind)).eval()
         convert = Converter(model, task.source, task.target, {"name": "pinyin"})
         times = in_turns({"answer": lambda convert=convert: convert(sentence)}, rounds=50)["answer"]
         row[kind] = 1e3 * statistics.median(times)
@@ -215,7 +216,7 @@ def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) 
     decoders of the book are compared in ``bench_decode.py``.
     """
     if what not in PARTS:
-        raise ValueError(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
+        raise Refusal(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
     torch.set_num_threads(threads)
     rows = [machine() | {"threads": threads}]
     print(_line(rows[0]))

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..checks import Refusal
+
 LEDGER = Path(__file__).parents[2] / "data" / "claims.toml"
 COLOURS = {
     "holds": "#0072B2",
@@ -101,12 +103,12 @@ class Claim:
             ),
         ):
             if wrong:
-                raise ValueError(self.id + message)
+                raise Refusal(self.id + message)
         for name, condition in self.supports.items():
             try:
                 _read(condition)
             except ValueError as error:
-                raise ValueError(f"{self.id}: {name}: {error}") from error
+                raise Refusal(f"{self.id}: {name}: {error}") from error
 
     @property
     def is_open(self) -> bool:
@@ -125,11 +127,11 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
         try:
             claim = Claim(**row | {"measured": tuple(Record(**r) for r in row.get("measured", ()))})
         except TypeError as error:
-            raise ValueError(
+            raise Refusal(
                 f"{path.name}, {row.get('id', 'a claim without an id')}: {error}"
             ) from error
         if claim.id in rows:
-            raise ValueError(f"{path.name}: {claim.id} is there twice")
+            raise Refusal(f"{path.name}: {claim.id} is there twice")
         rows[claim.id] = claim
     return rows
 
@@ -139,7 +141,7 @@ def _read(condition: str) -> tuple[str, float]:
     if sign in SIGNS:
         with suppress(ValueError):
             return sign, float(bound)
-    raise ValueError(f"expected a condition such as '<= 1e-6', got {condition!r}")
+    raise Refusal(f"expected a condition such as '<= 1e-6', got {condition!r}")
 
 
 def meets(value: float, condition: str) -> bool:
@@ -192,13 +194,11 @@ def spread(values: Sequence[float]) -> str:
 def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Verdict:
     """``ledger.claim`` for one row: checks, and records nothing. Raises as it does."""
     if row.is_open:
-        raise ValueError(
-            f"{row.id} is open: the ledger has no verdict for a measurement to support"
-        )
+        raise Refusal(f"{row.id} is open: the ledger has no verdict for a measurement to support")
     if not isinstance(measured, Mapping):
         measured = {next(iter(row.supports)): measured}
     if set(measured) != set(row.supports):
-        raise ValueError(
+        raise Refusal(
             f"{row.id}: expected measurements of {sorted(row.supports)}, got {sorted(measured)}"
         )
     values = {}
@@ -208,9 +208,9 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
         try:
             numbers = [float(v) for v in (given if isinstance(given, Sequence) else [given])]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{row.id}: {name}: expected numbers, got {given!r}") from error
+            raise Refusal(f"{row.id}: {name}: expected numbers, got {given!r}") from error
         if not numbers or not all(map(math.isfinite, numbers)):
-            raise ValueError(f"{row.id}: {name}: expected finite numbers, got {numbers}")
+            raise Refusal(f"{row.id}: {name}: expected finite numbers, got {numbers}")
         if not all(meets(v, condition) for v in numbers):
             raise ClaimFailed(
                 f"{row.id} is recorded as '{row.verdict}', which needs {name} {condition}; measured {numbers}"
@@ -219,13 +219,13 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
     try:
         used = tuple(map(operator.index, seeds))
     except TypeError as error:
-        raise ValueError(f"{row.id}: seeds: expected a list of them, got {seeds!r}") from error
+        raise Refusal(f"{row.id}: seeds: expected a list of them, got {seeds!r}") from error
     if len(set(used)) < max(row.seeds, len(used)):
-        raise ValueError(
+        raise Refusal(
             f"{row.id}: seeds: expected {row.seeds or 'only'} different ones, got {list(used)}"
         )
     if row.seeds and max(map(len, values.values())) < len(used):
-        raise ValueError(f"{row.id}: expected a value for each of the {len(used)} seeds, got fewer")
+        raise Refusal(f"{row.id}: expected a value for each of the {len(used)} seeds, got fewer")
     return Verdict(row, values, used)
 
 

@@ -9,6 +9,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from ..checks import Refusal
+
 EXAMPLES = """examples:
   sar demo                                            train, compare, then type your own pinyin
   sar train pinyin --model sar --mask full --out runs/sar
@@ -172,10 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `sar decode ... | head`
         sys.stderr.close()
         return 1
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # ours: each names the argument, what it got and what it expected
+    except Refusal as error:
         from .runs import DamagedCheckpoint
 
         print(f"sar: {error}", file=sys.stderr)
@@ -214,7 +213,7 @@ def _decode(run, text, beam, new, verbose) -> int:
     for number, line in enumerate(sys.stdin, 1):
         try:
             print(convert(line, verbose) if line.strip() else "", flush=True)
-        except ValueError as error:  # say which, go on with the others, and let the exit code tell
+        except Refusal as error:  # say which, go on with the others, and let the exit code tell
             print("", flush=True)
             print(f"sar: line {number}: {error}", file=sys.stderr)
             failed += 1
@@ -242,9 +241,9 @@ def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
         ("compile", compile, ["decode"]),
     ):
         if given and what not in where:
-            raise ValueError(f"--{name}: expected with `sar bench {where[0]}`, got it with {what}")
+            raise Refusal(f"--{name}: expected with `sar bench {where[0]}`, got it with {what}")
     if quick and large:
-        raise ValueError("--large: expected one of --quick and --large, got both")
+        raise Refusal("--large: expected one of --quick and --large, got both")
     if what == "decode":
         from dataclasses import replace
 

@@ -5,6 +5,7 @@ import time
 import torch
 
 from ..autoregressive import Autoregressive, DecoderLM
+from ..checks import Refusal
 from ..decoding import beam
 from ..kinds import kind_of
 from ..lengths import LengthSAR
@@ -21,7 +22,7 @@ class Converter:
         self.beam, self.new = beam, new
         self.characters = self.task in ("pinyin", "numerals")  # written without spaces
         if beam is not None and not isinstance(model, Autoregressive | LengthSAR):
-            raise ValueError(
+            raise Refusal(
                 f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
             )
 
@@ -46,7 +47,7 @@ class Converter:
             return parse_pinyin(text, self.source)
         tokens = list("".join(text.split())) if self.characters else text.split()
         if not tokens:
-            raise ValueError("text: expected at least one token, got an empty line")
+            raise Refusal("text: expected at least one token, got an empty line")
         if language_model:  # as in training, where every sequence begins with <s>
             return [START, *self.target.encode(tokens)]
         return self.source.encode(tokens)

@@ -10,6 +10,7 @@ import torch
 
 from ..algorithm1 import one_pass
 from ..blocks import Model
+from ..checks import Refusal
 from ..counting.lexicon import Lexicon
 from ..counting.ngram import NGram
 from ..data import Task, accuracy, convert
@@ -22,7 +23,12 @@ from ..training import Recipe, choose_device
 from .runs import train
 from .timing import seconds
 
-FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # of `sar demo`, with mask="full"
+FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # the models of `sar demo`
+
+
+def flagship(kind: str) -> dict:
+    """The options of a flagship of a kind: where there is a choice, it reads all of x."""
+    return FLAGSHIP | ({"mask": "full"} if kind == "sar" else {})
 
 
 def neural_decoders(sar: Model, ar: Model) -> dict[str, Callable]:
@@ -103,7 +109,7 @@ def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
     recipe = Recipe(steps=steps, short=steps // 2)
     models, trained = {}, {}
     for name, kind in (("SAR", "sar"), ("AR", "ar")):
-        models[kind] = make_model(kind, task, mask="full", **FLAGSHIP)
+        models[kind] = make_model(kind, task, **flagship(kind))
         metrics = train(
             models[kind], task, recipe, None if out is None else out / kind, resume=out is not None
         )
@@ -132,7 +138,7 @@ def prompt(task: Task, decoders: dict[str, Callable], device) -> None:
             return
         try:
             x = torch.tensor([parse_pinyin(line, task.source)], device=device)
-        except ValueError as error:
+        except Refusal as error:
             print(error)
             continue
         for name, decode in decoders.items():

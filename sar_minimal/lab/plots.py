@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image  # comes with matplotlib
 
+from ..checks import Refusal
+
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676",
 )  # fmt: skip
@@ -90,7 +92,7 @@ class Picture:
 def show(figure, alt: str, dpi: int = 100) -> Picture:
     """Close ``figure`` and return it as a ``Picture``. alt: what it shows, in a sentence or two."""
     if not alt.strip():
-        raise ValueError("alt: expected a description of the figure, got an empty string")
+        raise Refusal("alt: expected a description of the figure, got an empty string")
     raw, png = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
@@ -124,9 +126,7 @@ def dependencies(
     """matrix[t, s] >= 0: how much t depends on s. Exact zeros stay white. mark: (t, s) to be framed."""
     matrix = np.asarray(matrix, dtype=float)
     if matrix.shape != (len(rows), len(columns)):
-        raise ValueError(
-            f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}"
-        )
+        raise Refusal(f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}")
     shown = np.ma.masked_equal(matrix / max(matrix.max(), 1e-30), 0.0)
     ax.imshow(shown, cmap="viridis_r", vmin=0, vmax=1, aspect="equal")
     ax.set_xticks(range(len(columns)), [label(c) for c in columns])

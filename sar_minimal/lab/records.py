@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from .. import FULL
+from ..checks import Refusal
 from ..files import write_atomically
 from ..training import choose_device
 from .claims import LEDGER, Record, Verdict, meets
@@ -36,7 +37,7 @@ def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     """
     row = verdict.claim
     if chapter not in row.chapters:
-        raise ValueError(
+        raise Refusal(
             f"{row.id}: SAR_RECORD: expected one of its chapters, {', '.join(row.chapters)}, got {chapter!r}"
         )
     values = {
@@ -56,7 +57,7 @@ def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     after = _replaced(before, row.id, new)
     (rows, _), (rows_after, own) = (_apart_from(t, row.id, chapter) for t in (before, after))
     if rows != rows_after or own != [asdict(new)]:
-        raise ValueError(
+        raise Refusal(
             f"{path.name}, {row.id}: the record of {chapter} was changed by hand; delete it and run again"
         )
     write_atomically(path, after.encode())

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from ..checks import Refusal
 from ..files import write_atomically
 from .claims import COLOURS, LEDGER, Claim, Record, ledger, spread
 
@@ -29,7 +30,7 @@ def select(ids: Iterable[str], path: Path = LEDGER) -> list[Claim]:
     """
     rows, wanted = ledger(path), {id.upper() for id in ids}
     if unknown := sorted(wanted - set(rows)):
-        raise ValueError(f"{', '.join(unknown)}: no such claim; the ledger has {', '.join(rows)}")
+        raise Refusal(f"{', '.join(unknown)}: no such claim; the ledger has {', '.join(rows)}")
     return [c for c in rows.values() if not wanted or c.id in wanted]
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..blocks import Config, Model
+from ..checks import Refusal
 from ..data import Batch, Task, Vocab
 from ..files import write_atomically, write_json
 from ..kinds import KINDS
@@ -38,7 +39,7 @@ from ..training import (
 # ---------------------------------------------------------------- a model in a folder
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(Refusal):
     """A checkpoint that is not whole, or not one of ours."""
 
 
@@ -48,7 +49,10 @@ def save(model: Model, folder: str | Path) -> None:
     weights = {
         name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()
     }
-    config = {"model": type(model).__name__, "config": asdict(model.config)}
+    own = model.options
+    if callable(own.get("mask")):
+        raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
+    config = {"model": type(model).__name__, "config": asdict(model.config), "options": own}
     write_atomically(folder / "model.safetensors", to_bytes(weights))
     write_json(folder / "config.json", config, indent=2)
 
@@ -65,7 +69,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     models = {kind.model.__name__: kind.model for kind in KINDS.values()}
     try:
         stored = json.loads((folder / "config.json").read_text())
-        model = models[stored["model"]](Config(**stored["config"]))
+        model = _made(models[stored["model"]], **stored)
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise DamagedCheckpoint(
             f"{folder / 'config.json'}: not a configuration of ours ({error})"
@@ -77,6 +81,15 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
             f"{folder / 'model.safetensors'}: not the weights of {stored} ({error})"
         ) from error
     return model.to(device).eval()
+
+
+def _made(kind: type[Model], config: dict, options: dict | None = None, **_) -> Model:
+    """A model with new weights. Until 2026-11-27 a configuration held the options of all models."""
+    if options is None and isinstance(config, dict):
+        foreign = {name for other in KINDS.values() for name in other.model.option_names()}
+        options = {name: config[name] for name in kind.option_names() if name in config}
+        config = {name: value for name, value in config.items() if name not in foreign}
+    return kind(Config(**config), **(options or {}))
 
 
 # ---------------------------------------------------------------- training
@@ -131,11 +144,11 @@ def train(
         ("target_vocab", task.target, model.config.target_vocab),
     ):
         if len(vocab) != size and not (side == "source_vocab" and size == 0):
-            raise ValueError(
+            raise Refusal(
                 f"model: expected {side} {len(vocab)} as in the task {task.name}, got {size}"
             )
     if not len(task.train):
-        raise ValueError("task: expected pairs to train on, its train split has none")
+        raise Refusal("task: expected pairs to train on, its train split has none")
     identity = _identity(model, task, recipe)
     torch.manual_seed(recipe.seed)
     model.to(device).train()
@@ -228,7 +241,7 @@ def _bar(steps: int, done: int, progress: bool):
 def _identity(model: Model, task: Task, recipe: Recipe) -> dict:
     return {
         "model": type(model).__name__,
-        "config": asdict(model.config),
+        "config": asdict(model.config) | model.options,
         "recipe": asdict(recipe),
         "task": {"name": task.name, "options": task.options},
         "source vocabulary": list(task.source.tokens),
@@ -268,9 +281,13 @@ def _restore(out: Path, model: Model, optimizer, identity: dict) -> tuple[int, l
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
     identity = json.loads(json.dumps(identity))  # tuples are lists once they were stored
+    if isinstance(found, dict) and isinstance(
+        found.get("config"), dict
+    ):  # once it held all options
+        found["config"] = {k: v for k, v in found["config"].items() if k in identity["config"]}
     for name, wanted in identity.items():
         if found.get(name) != wanted:
-            raise ValueError(
+            raise Refusal(
                 f"{path}: was made with another {name}: {_difference(found.get(name), wanted)}"
             )
     model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})

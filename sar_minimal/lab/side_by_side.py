@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 import torch
 
 from ..blocks import Model
+from ..checks import Refusal
 from ..data import Task
 from ..training import Recipe, choose_device, new_optimizer
 from .runs import train
@@ -31,7 +32,7 @@ def train_all(runs: Iterable[Run]) -> list[list[dict]]:
     """
     runs = list(runs)
     if len({id(model) for model, _, _ in runs}) < len(runs):
-        raise ValueError("runs: expected each model once, got one of them twice")
+        raise Refusal("runs: expected each model once, got one of them twice")
     threads, device = torch.get_num_threads(), choose_device()[0]
     if device.type == "cpu" and can_fork() and min(threads, len(runs)) > 1:
         return _in_processes(runs, threads)

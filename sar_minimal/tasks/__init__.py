@@ -20,7 +20,7 @@ as they load (sections 3.4 and 5).
 
 import inspect
 
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Task
 from . import docstrings, exact, instructions, numerals, pinyin, symbols
 from .splits import check_sizes
@@ -52,16 +52,14 @@ def load_task(name: str, **options) -> Task:
         make, chosen = MAKERS[name], {}
         fixed = {"kind": name} if name in symbols.GENERATED else {}
     else:
-        raise ValueError(f"task: expected one of {', '.join(MAKERS)}, pinyin, got {name!r}")
+        raise Refusal(f"task: expected one of {', '.join(MAKERS)}, pinyin, got {name!r}")
     parameters = inspect.signature(make).parameters
     known = {option: p.default for option, p in parameters.items() if option not in fixed}
     for option in options:
         if option not in known:
             there = ["corpus"] * bool(chosen) + list(known)
             of = f"{name} ({chosen['corpus']})" if chosen else name
-            raise ValueError(
-                f"option {option!r}: {of} has no such option; it has {', '.join(there)}"
-            )
+            raise Refusal(f"option {option!r}: {of} has no such option; it has {', '.join(there)}")
     options = {**known, **options}
     if "sizes" in options:
         options["sizes"] = check_sizes(options["sizes"])

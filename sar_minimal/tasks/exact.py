@@ -2,6 +2,7 @@
 
 import torch
 
+from ..checks import Refusal
 from ..data import SPECIALS, Card, Split, Task, Vocab
 from ..languages import CoherenceLanguage, HomophoneLanguage
 from .splits import cut, measure
@@ -62,4 +63,4 @@ def language_of(task: Task) -> HomophoneLanguage:
         return HomophoneLanguage.random(o["hanzi"], o["syllables"], o["sharpness"], o["language"])
     if task.name == "coherence":
         return CoherenceLanguage(o["words"], o["dialects"], o["tell"])
-    raise ValueError(f"task: expected homophone or coherence, got {task.name}")
+    raise Refusal(f"task: expected homophone or coherence, got {task.name}")

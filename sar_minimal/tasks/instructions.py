@@ -18,7 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Card, Split, Vocab
 from .splits import measure, tenth
 
@@ -122,7 +122,7 @@ def make(shots=0, working=False, shuffled=False, sizes=(20_000, 500, 3200), seed
     check_whole("shots", shots, least=0)
     for name, flag in (("working", working), ("shuffled", shuffled)):
         if not isinstance(flag, bool):
-            raise ValueError(f"{name}: expected True or False, got {flag!r}")
+            raise Refusal(f"{name}: expected True or False, got {flag!r}")
     seen = [do for do in INSTRUCTIONS if do.status == "seen"]
     splits = []
     for which, size in enumerate(sizes):

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Card, Split, Vocab
 from ..files import package_folder, stable_hash, versions
 from ..shift import END
@@ -14,9 +14,9 @@ from .splits import cut, measure
 def make(digits=8, sizes=(20000, 1000, 1000), seed=0):
     check_whole("digits", digits)
     if digits > 8:  # from 9 on cn2an 0.5.24 leaves out 零 where the group of 万 is 0000
-        raise ValueError(f"digits: expected at most 8, got {digits}")
+        raise Refusal(f"digits: expected at most 8, got {digits}")
     if sum(sizes) > 10**digits:
-        raise ValueError(
+        raise Refusal(
             f"sizes: {sum(sizes)} distinct numbers asked for, but {digits} digits make only 10^{digits}"
         )
     package_folder("cn2an")  # says how to install it

@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..checks import Refusal
 from ..data import Card, Split, Vocab
 from ..files import cached, package_folder, versions
 from ..shift import UNKNOWN
@@ -44,9 +45,7 @@ def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
     """
     syllables = [syllable(s) for s in text.split()]
     if not syllables:
-        raise ValueError(
-            "pinyin: expected syllables separated by spaces, like 'ni hao', got nothing"
-        )
+        raise Refusal("pinyin: expected syllables separated by spaces, like 'ni hao', got nothing")
     return vocab.encode(syllables)
 
 
@@ -155,7 +154,7 @@ def _hsk(vocabulary_of="words"):
     if vocabulary_of == "words":  # no need to draw sentences for it
         source, target = vocabularies(word_model().readings, word_model().words)
     elif vocabulary_of == "hsk":
-        raise ValueError("vocabulary_of: hsk is for evaluation and has no vocabulary of its own; expected words, "
+        raise Refusal("vocabulary_of: hsk is for evaluation and has no vocabulary of its own; expected words, "
                          "news or file:PATH")  # fmt: skip
     else:
         make, fixed = corpus_maker(vocabulary_of)
@@ -199,16 +198,16 @@ def _file(path):
         data = path.read_bytes()
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise Refusal(
             f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
         ) from error
     except OSError as error:
-        raise ValueError(f"{path}: cannot read it ({error.strerror})") from error
+        raise Refusal(f"{path}: cannot read it ({error.strerror})") from error
     blocks = -(-len(lines) // FILE_BLOCK)
     if not any(map(_runs, lines)):
-        raise ValueError(f"{path}: no run of {SHORTEST} to {LONGEST} hanzi in {len(lines)} lines")
+        raise Refusal(f"{path}: no run of {SHORTEST} to {LONGEST} hanzi in {len(lines)} lines")
     if blocks < 3:
-        raise ValueError(
+        raise Refusal(
             f"{path}: {len(lines)} lines are too few to split into train, validation and test; "
             f"expected more than {2 * FILE_BLOCK}"
         )
@@ -229,7 +228,7 @@ def _file(path):
         splits[part].append((run, reading))
     for name, split in zip(SPLITS, splits, strict=True):
         if not split:
-            raise ValueError(
+            raise Refusal(
                 f"{path}: too few usable lines: nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
             )
     return _text_task(
@@ -253,12 +252,12 @@ def _aligned(path: Path, number: int, text: str, pinyin: str) -> list[tuple[str,
     """The runs of one line with the syllables that its pinyin column gives them."""
     syllables, hanzi = [syllable(s) for s in pinyin.split()], "".join(HANZI.findall(text))
     if len(syllables) != len(hanzi):
-        raise ValueError(
+        raise Refusal(
             f"{path}, line {number}: expected {len(hanzi)} syllables, one for each hanzi of {hanzi!r}, "
             f"got {len(syllables)}: {pinyin.strip()!r}"
         )
     if wrong := [s for s in syllables if not SPELLED.fullmatch(s)]:
-        raise ValueError(f"{path}, line {number}: expected syllables of letters, got {wrong[0]!r}")
+        raise Refusal(f"{path}, line {number}: expected syllables of letters, got {wrong[0]!r}")
     runs, first = [], 0
     for run in HANZI.findall(text):
         if SHORTEST <= len(run) <= LONGEST:
@@ -274,5 +273,5 @@ def corpus_maker(corpus: str) -> tuple[Callable, dict]:
     """The function that makes a corpus, and the arguments that its name says. Raises ValueError."""
     kind, _, path = str(corpus).partition(":")
     if kind not in CORPORA or (kind == "file") != bool(path):
-        raise ValueError(f"corpus: expected words, news, hsk or file:PATH, got {corpus!r}")
+        raise Refusal(f"corpus: expected words, news, hsk or file:PATH, got {corpus!r}")
     return CORPORA[kind], {"path": path} if path else {}

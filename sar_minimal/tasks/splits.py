@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+from ..checks import Refusal
 from ..data import Split
 from ..files import stable_hash
 from ..shift import UNKNOWN
@@ -19,9 +20,7 @@ def check_sizes(sizes) -> tuple[int, int, int]:
     if len(sizes) != 3 or any(
         isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in sizes
     ):
-        raise ValueError(
-            f"sizes: expected (train, validation, test), three ints >= 0, got {sizes!r}"
-        )
+        raise Refusal(f"sizes: expected (train, validation, test), three ints >= 0, got {sizes!r}")
     return sizes
 
 

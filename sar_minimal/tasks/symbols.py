@@ -2,7 +2,7 @@
 
 import random
 
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Card, Split, Vocab
 from ..files import stable_hash
 from .splits import cut, measure
@@ -18,12 +18,10 @@ def make(kind, symbols=16, min_length=4, max_length=12, sizes=(20000, 1000, 1000
     ):
         check_whole(option, value)
     if max_length < min_length:
-        raise ValueError(
-            f"max_length: expected at least min_length = {min_length}, got {max_length}"
-        )
+        raise Refusal(f"max_length: expected at least min_length = {min_length}, got {max_length}")
     room = [symbols**length for length in range(min_length, max_length + 1)]
     if sum(sizes) > sum(room):
-        raise ValueError(
+        raise Refusal(
             f"sizes: {sum(sizes)} distinct sequences asked for, but {symbols} symbols and lengths "
             f"{min_length}..{max_length} make only {sum(room)}"
         )

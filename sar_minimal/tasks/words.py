@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..checks import check_whole
+from ..checks import Refusal, check_whole
 from ..data import Card, Split, Vocab
 from ..files import cached, package_folder, versions
 from .splits import measure
@@ -97,7 +97,7 @@ def word_model(lexicon: int | None = None, rare: bool = False) -> WordModel:
     if lexicon is not None:
         check_whole("lexicon", lexicon, least=100)  # fewer make too few sentences
         if lexicon > len(counts):
-            raise ValueError(f"lexicon: the dictionary has {len(counts)} words, got {lexicon}")
+            raise Refusal(f"lexicon: the dictionary has {len(counts)} words, got {lexicon}")
         keep = np.sort(np.argsort(-counts, kind="stable")[:lexicon])
     words = tuple(model["words"][i] for i in keep)
     readings = tuple(tuple(model["readings"][i].split()) for i in keep)
@@ -125,7 +125,7 @@ def make(sizes=(60000, 1000, 2000), seed=0, stop=1 / 8, lexicon=None):
     length is seen in x, so p(words | x) is proportional to prod (1 - rho) q(w) over the words that read x.
     """
     if isinstance(stop, bool) or not isinstance(stop, (int, float)) or not 0.01 <= stop < 1:
-        raise ValueError(f"stop: expected a probability, 0.01 <= stop < 1, got {stop!r}")
+        raise Refusal(f"stop: expected a probability, 0.01 <= stop < 1, got {stop!r}")
     model = word_model(lexicon)
     source, target = vocabularies(model.readings, model.words)
     x_ids = [source.encode(reading) for reading in model.readings]
