@@ -1,11 +1,12 @@
 """One training loop for every model, seeded: the order of the batches, the rate, the step.
 
-``training_steps`` is the loop. What a run keeps on disk, and how it is stopped and resumed, is in ``lab/runs.py``.
+``fit`` is the loop; ``training_steps`` is the same, one step at a time. What a run keeps on disk, and how it
+is stopped and resumed, is in ``lab/runs.py``.
 """
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -89,25 +90,42 @@ def choose_device() -> tuple[torch.device, str]:
     return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
 
 
+def fit(model: Model, data: Iterable, recipe: Recipe, loss: Callable = loss_of) -> list[float]:
+    """Train ``model`` in place for ``recipe.steps`` batches of ``data``; returns the loss of each step.
+
+    data: ``Batch``es, or whatever else ``loss`` takes and has a method ``to``, such as a tensor.
+    loss: of (model, batch), a mean in nats. The model ends in evaluation mode.
+    Raises Refusal when ``data`` ends before the recipe does.
+    """
+    model.train()
+    losses = [value for value, _ in training_steps(model, data, recipe, loss=loss)]
+    model.eval()
+    if len(losses) < recipe.steps:
+        raise Refusal(f"data: expected {recipe.steps} batches as in recipe, got {len(losses)}")
+    return torch.stack(losses).tolist()
+
+
 def training_steps(
     model: Model,
-    data: Iterable[Batch],
+    data: Iterable,
     recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None = None,
     first: int = 0,
+    loss: Callable = loss_of,
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """The loop: an optimiser step for each batch of ``data``, the first of them number ``first`` of the recipe.
+    """What ``fit`` does, step by step: after each it yields the loss, a number on the model's device, and the batch.
 
-    After each it yields the loss, a number on the model's device, and the batch. The caller says when to stop.
+    optimizer: None makes a new one. first: how many steps of the recipe were made before.
     """
+    optimizer = new_optimizer(model, recipe) if optimizer is None else optimizer
     device = next(model.parameters()).device
-    for step, batch in enumerate(data, first):
+    for step, batch in zip(range(first, recipe.steps), data, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate_at(step)
-        loss = loss_and_gradients(model, batch.to(device), optimizer, recipe.mixed)
+        value = loss_and_gradients(model, batch.to(device), optimizer, recipe.mixed, loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, error_if_nonfinite=True)
         optimizer.step()
-        yield loss.detach(), batch
+        yield value.detach(), batch
 
 
 def new_optimizer(model: Model, recipe: Recipe = Recipe()) -> torch.optim.AdamW:  # noqa: B008 (frozen)
@@ -123,7 +141,11 @@ def new_optimizer(model: Model, recipe: Recipe = Recipe()) -> torch.optim.AdamW:
 
 
 def loss_and_gradients(
-    model: Model, batch: Batch, optimizer: torch.optim.Optimizer, mixed: bool = False
+    model: Model,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    mixed: bool = False,
+    loss: Callable = loss_of,
 ) -> Tensor:
     """The loss of one batch, its gradients left in the model.
 
@@ -133,14 +155,15 @@ def loss_and_gradients(
     three learn on a CPU (LOG.md, 27 November 2026).
     """
     plain = nullcontext() if mixed else sdpa_kernel(SDPBackend.MATH)
-    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=mixed), plain:
-        loss = loss_of(model, batch)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed), plain:
+        value = loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-    return loss
+        value.backward()
+    return value
 
 
-def endless(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
+def endless(split: Split, recipe: Recipe, step: int = 0) -> Iterator[Batch]:
     """The batches from ``step`` on: first of the shortest third, then of all, see ``Recipe.short``."""
     if step < recipe.short:
         yield from islice(_passes(shortest(split), recipe, step), recipe.short - step)

@@ -1122,18 +1122,18 @@ def decoding_leaves_no_trace(name):
 @contextlib.contextmanager
 def ctrl_c(at_step: int):
     """Press Ctrl-C in the middle of the step that comes after ``at_step - 1`` whole ones."""
-    count, loss_of = itertools.count(1), training.loss_of
+    count, a_step = itertools.count(1), training.loss_and_gradients
 
     def interrupted(*arguments):
         if next(count) == at_step:
             signal.raise_signal(signal.SIGINT)
-        return loss_of(*arguments)
+        return a_step(*arguments)
 
-    training.loss_of = interrupted
+    training.loss_and_gradients = interrupted
     try:
         yield
     finally:
-        training.loss_of = loss_of
+        training.loss_and_gradients = a_step
 
 
 TINY = dict(symbols=6, min_length=2, max_length=4, sizes=(60, 10, 10))

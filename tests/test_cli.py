@@ -155,7 +155,7 @@ def test_every_kind_can_be_trained():
         ),
         (
             ["train", "copy", "--model", "sar", "--out", "OUT", "--mask", "half"],
-            "mask: expected one of",
+            "mask: expected",
         ),
         (
             ["train", "copy", "--model", "ar", "--out", "OUT", "--corpus", "words"],

@@ -12,7 +12,7 @@ from sar_minimal import training
 from sar_minimal.data import Split, batch_plan, batches, make_batch
 from sar_minimal.kinds import KINDS, loss_of, make_model
 from sar_minimal.lab.runs import Interrupted, load, load_run, train
-from sar_minimal.losses import ar_loss
+from sar_minimal.losses import ar_loss, sar_loss
 from sar_minimal.shift import START, shift_right
 from sar_minimal.tasks import load_task
 from sar_minimal.training import Recipe, evaluate, loss_and_gradients, new_optimizer
@@ -65,15 +65,14 @@ def test_what_a_run_leaves(tmp_path):
 
 
 def test_reported_loss_is_the_mean_since_the_last_report(monkeypatch):
-    losses, loss_of = [], training.loss_of
+    losses, a_step = [], training.loss_and_gradients
 
-    def keep(model, batch, *reduction):
-        loss = loss_of(model, batch, *reduction)
-        if not reduction:  # a training step, not the evaluation
-            losses.append(float(loss.detach()))
+    def keep(*arguments):
+        loss = a_step(*arguments)
+        losses.append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(training, "loss_of", keep)
+    monkeypatch.setattr(training, "loss_and_gradients", keep)
     _, rows = run(None, "ar", Recipe(steps=8, tokens=40, report=3))
     assert [row["step"] for row in rows] == [3, 6, 8]
     for row, part in zip(rows, (losses[:3], losses[3:6], losses[6:]), strict=True):
@@ -82,14 +81,13 @@ def test_reported_loss_is_the_mean_since_the_last_report(monkeypatch):
 
 def test_every_pair_once_a_pass(monkeypatch):
     """Each pass over the data reads every pair once, in an order of its own."""
-    seen, loss_of = [], training.loss_of
+    seen, a_step = [], training.loss_and_gradients
 
-    def keep(model, batch, *reduction):
-        if not reduction:
-            seen.append([tuple(filter(None, row)) for row in batch.x.tolist()])  # without PAD = 0
-        return loss_of(model, batch, *reduction)
+    def keep(model, batch, *rest):
+        seen.append([tuple(filter(None, row)) for row in batch.x.tolist()])  # without PAD = 0
+        return a_step(model, batch, *rest)
 
-    monkeypatch.setattr(training, "loss_of", keep)
+    monkeypatch.setattr(training, "loss_and_gradients", keep)
     n = len(batch_plan(TASK.train, 40))
     run(None, "ar", Recipe(steps=2 * n, tokens=40))
     one, two = (list(itertools.chain(*part)) for part in (seen[:n], seen[n:]))
@@ -135,15 +133,15 @@ def test_what_can_be_decoded_after_ctrl_c(tmp_path):
 def test_crash_between_checkpoints(tmp_path, monkeypatch):
     """A run that died is resumed from its last checkpoint; what it had reported since is not kept."""
     whole, _ = run(None, "ar")
-    loss_of, count = training.loss_of, itertools.count(1)
+    a_step, count = training.loss_and_gradients, itertools.count(1)
 
     def die(*arguments):
         if next(count) == 8:
             raise MemoryError
-        return loss_of(*arguments)
+        return a_step(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(training, "loss_of", die)
+        patch.setattr(training, "loss_and_gradients", die)
         run(tmp_path, "ar")
     assert [row["step"] for row in lines(tmp_path)] == [3, 6]  # the checkpoint is of step 4
     resumed, rows = run(tmp_path, "ar", resume=True)
@@ -342,3 +340,26 @@ def test_mixed_precision_is_near_full_precision(kind):
     assert all(
         weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None
     )
+
+
+# ---------------------------------------------------------------- the loop on its own
+
+
+def test_fit_is_the_loop_of_train():
+    """``fit`` on the batches that ``train`` reads ends with the same weights; it says the loss of each step."""
+    recipe = Recipe(steps=6, tokens=40, warmup=2, report=1)
+    trained, rows = run(None, "ar", recipe, dropout=0.0)
+    model = make_model("ar", TASK, width=16, layers=1, heads=2, max_length=8)
+    torch.manual_seed(recipe.seed)
+    losses = training.fit(model, training.endless(TASK.train, recipe, 0), recipe)
+    assert torch.equal(weights(model), weights(trained)) and not model.training
+    assert losses == pytest.approx([row["loss"] for row in rows])
+
+
+def test_fit_takes_any_loss_and_wants_all_its_batches():
+    model, x = make_model("lm", TASK, width=16, layers=1, heads=2), torch.tensor([[4, 5, 6, 7]])
+    recipe = Recipe(steps=40, warmup=1, rate=1e-2)
+    losses = training.fit(model, itertools.repeat(x), recipe, lambda m, x: sar_loss(m(x), x))
+    assert losses[-1] < 0.2 * losses[0]
+    with pytest.raises(ValueError, match="^data: expected 40 batches as in recipe, got 2"):
+        training.fit(model, [x, x], recipe, lambda m, x: sar_loss(m(x), x))
