@@ -1,7 +1,7 @@
 """Algorithm 1, what the document proposes: two streams over x, content-query attention, one pass.
 
-``DualStreamSAR`` computes p(y_t | x) for all t at once, from x alone (section 3.2). Below the model stand
-its loss and its decoder.
+``DualStreamSAR`` computes p(y_t | x) for all t at once, from x alone (section 3.2). Below the model
+stand its loss and its decoder.
 """
 
 import math
@@ -35,12 +35,12 @@ class ContentQueryAttention(nn.Module):
         self.out = nn.Parameter(torch.empty(width, width))
 
     def forward(self, content: Tensor, query: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-        """content, query: (B, T, D). turn: (3, 1, 1, T, Dh / 2). Returns what was read, (B, T, D)."""
+        """content, query: (B, T, D). turn: (3, 1, 1, T, Dh / 2). Returns (B, T, D)."""
         q = heads(query @ self.q, turn[:1], self.heads)[0]
         return attend(q, heads(content @ self.kv, turn[1:], self.heads), mask) @ self.out
 
     def scores(self, content: Tensor, query: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-        """content, query: (B, T, D). Returns how much t asks for s, summed over heads, (B, T, S)."""
+        """content, query: (B, T, D). Returns how much t asks for s, all heads, (B, T, S)."""
         q = heads(query @ self.q, turn[:1], self.heads)[0]
         k = heads(content @ self.kv, turn[1:], self.heads)[0]
         scores = torch.einsum("bhtd,bhsd->bts", q, k) / math.sqrt(self.width)
@@ -52,11 +52,11 @@ class ContentQueryAttention(nn.Module):
 class DualStreamSAR(Model):
     """Algorithm 1: two embeddings of x, L layers on each, content-query attention, softmax, argmax.
 
-    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; or a function of T
-    and device that returns (T, T) booleans. ``streams=1`` feeds one stream to both sides of CQA (give it 2L
-    layers for equal parameters). ``completion="vocabulary"`` projects what CQA read to V;
-    ``"copy"`` spreads CQA's weights over the tokens that stand in x, which needs one vocabulary
-    for both sides.
+    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; or a
+    function of T and device that returns (T, T) booleans. ``streams=1`` feeds one stream to both
+    sides of CQA (give it 2L layers for equal parameters). ``completion="vocabulary"`` projects what
+    CQA read to V; ``"copy"`` spreads CQA's weights over the tokens that stand in x, which needs one
+    vocabulary for both sides.
 
     CQA carries the layers' mask (else a causal model would see the future at its last step) and,
     like every attention layer of a Transformer, adds to the stream that asked. The document does
@@ -163,8 +163,8 @@ def check_as_long(batch: Batch) -> None:
 def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new=None) -> Decoded:
     """Algorithm 1's last line: the most probable token at every position, each on its own.
 
-    x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out.
-    new: as many as x has, or None, which is the same; other lengths are for the models of ``lengths.py``.
+    x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out. new: as
+    many as x has, or None, which is the same; other lengths are for the models of ``lengths.py``.
     Raises TypeError or ValueError on wrong input, or a model that needs its own output.
     """
     log_q, own, behind = given_x(model, x, lengths)
@@ -180,7 +180,7 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
 def given_x(
     model: DualStreamSAR, x: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(y_t | x), (B, T, V), each row's length, (B,), and which positions lie behind it, (B, T)."""
+    """log p(y_t | x) (B, T, V), each row's length (B,), which positions lie behind it (B, T)."""
     if not isinstance(model, DualStreamSAR):
         raise WrongType(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"

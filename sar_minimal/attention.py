@@ -50,8 +50,9 @@ def check_mask(mask: Mask, names: Sequence[str]) -> Mask:
 def visible(mask: Mask, T: int, lengths: Tensor | None = None, device=None) -> Tensor | None:
     """What T positions see of one another, as ``attend`` takes it; None for everything.
 
-    mask: a name, or a function such as ``causal_mask`` that returns (T, T) booleans for T and device.
-    lengths: (B,), None when no row is padded; then the result is (B, 1, T, T), or what broadcasts to it.
+    mask: a name, or a function such as ``causal_mask`` that returns (T, T) booleans for T and
+    device. lengths: (B,), None when no row is padded; then the result is (B, 1, T, T), or what
+    broadcasts to it.
     """
     if mask == "causal":
         return causal_mask(T, device=device)  # padding lies after the end: out of sight
@@ -75,8 +76,9 @@ def rotations(length: int, width: int) -> Tensor:
     """Rotary positions: the unit circle at angle s / 10000^(2i / width) for position s, pair i.
 
     Queries and keys that are turned by their own positions have a dot product that depends on the
-    distance alone (Su 2021, RoFormer). Returns (3, 1, 1, length, width / 2, 2), cosine and sine, for
-    queries, keys and values; a value is not turned, its angle is 0, so that all three are one product.
+    distance alone (Su 2021, RoFormer). Returns (3, 1, 1, length, width / 2, 2), cosine and sine,
+    for queries, keys and values; a value is not turned, its angle is 0, so that all three are one
+    product.
     """
     frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
     angles = torch.arange(length)[:, None] * frequencies  # (length, width / 2)
@@ -122,7 +124,7 @@ class KeyValueCache:
         self.length, self.used = length, 0
 
     def append(self, layer: int, kv: Tensor) -> Tensor:
-        """kv: (2, B, H, T, Dh). Returns all keys and values of the layer, (2, B, H, used + T, Dh)."""
+        """kv: (2, B, H, T, Dh). Returns all of the layer's, (2, B, H, used + T, Dh)."""
         end = self.used + kv.shape[3]
         if end > self.length:
             raise Refusal(f"cache: has room for {self.length} positions, got {end}")

@@ -39,8 +39,8 @@ class State:
 class Autoregressive(Model):
     """A decoder with a cache: what ``EncoderDecoderAR`` and ``DecoderLM`` share.
 
-    mask: what a token sees of those before it, "causal" for all of them; or a function of T and device that
-    returns (T, T) booleans.
+    mask: what a token sees of those before it, "causal" for all of them; or a function of T and
+    device that returns (T, T) booleans.
     """
 
     def __init__(self, config: Config, mask: Mask, cross: bool):
@@ -96,13 +96,13 @@ class DecoderLM(Autoregressive):
         self.initialise()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (B, T) ids, the *input* in either coding of ``shift.py``. Returns logits (B, T, V):
-        ``logits[:, t]`` is the next token's, given tokens[:, :t + 1]."""
+        """tokens: (B, T) ids, the *input* in either coding of ``shift.py``. Returns logits (B, T,
+        V): ``logits[:, t]`` is the next token's, given tokens[:, :t + 1]."""
         self.check_input(tokens, self.config.target_vocab, "tokens")
         return self._teacher_forced(tokens, None)
 
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
-        """x: (B, P) prompts. Returns a state with room for ``new`` tokens more, prompts and lengths."""
+        """x: (B, P) prompts. Returns a state with room for ``new`` more, prompts and lengths."""
         self.check_input(x, self.config.target_vocab, "x")
         return self.new_state(len(x), x.shape[1] + new), x, lengths
 
@@ -124,7 +124,8 @@ class EncoderDecoderAR(Autoregressive):
 
     def forward(self, x: Tensor, y_in: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Teacher forcing. x: (B, S). y_in: (B, T), the target read one step later
-        (``shift_right``). lengths: (B,) of x, None when no row is padded. Returns logits (B, T, V)."""
+        (``shift_right``). lengths: (B,) of x, None when no row is padded. Returns logits (B, T,
+        V)."""
         self.check_input(x, self.config.source_vocab, "x")
         self.check_input(y_in, self.config.target_vocab, "y_in")
         if len(y_in) != len(x):
@@ -142,7 +143,7 @@ class EncoderDecoderAR(Autoregressive):
         return [layer.memory(h, turn, mask) for layer in self.layers]
 
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
-        """x: (B, S) sources. Returns a state with room for ``new`` tokens, and the prompt ``<s>``."""
+        """x: (B, S) sources. Returns a state with room for ``new`` tokens, the prompt ``<s>``."""
         self.check_input(x, self.config.source_vocab, "x")
         start = torch.full((len(x), 1), START, device=x.device)
         return (

@@ -76,7 +76,7 @@ class Block(nn.Module):
         self.heads, self.dropout = config.heads, config.dropout
 
     def forward(self, h, turn, mask=None, cache=None, layer=0, memory=None):
-        """h: (B, T, D). turn: (3, 1, 1, T, Dh / 2). memory: of a source, or None. Returns (B, T, D).
+        """h: (B, T, D). turn: (3, 1, 1, T, Dh / 2). memory: a source's, or None. Returns (B, T, D).
 
         With a cache, the T positions follow those already in it and read them too.
         """
@@ -98,7 +98,7 @@ class Block(nn.Module):
         return h + self._drop(feed @ w["feed_out"])
 
     def memory(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What ``forward`` reads of a source h (B, S, D): keys and values (2, B, H, S, Dh), and the mask."""
+        """What ``forward`` reads of a source h (B, S, D): (2, B, H, S, Dh), and the mask."""
         return heads(h @ self.cross_kv, turn[1:], self.heads), mask
 
     def _drop(self, h):
@@ -137,7 +137,7 @@ class Model(nn.Module):
                 nn.init.normal_(weight, std=0.02 / shrink)
 
     def check_input(self, tokens: Tensor, vocab: int, name: str) -> None:
-        """Raise unless tokens is (B, T) of ids below ``vocab``, no longer than the model's maximum."""
+        """Raise unless tokens is (B, T) of ids below ``vocab``, T at most max_length."""
         check_tokens(tokens, name)
         if tokens.shape[1] > self.config.max_length:
             raise Refusal(

@@ -1,4 +1,5 @@
-"""What each decoder can know at best of a language, exactly: a loss below the entropy of its question is a bug.
+"""What each decoder can know at best of a language, exactly: a loss below the entropy of its
+question is a bug.
 
 Each kind of decoder answers a question of its own about y given x:
 
@@ -10,9 +11,10 @@ one pass that reads all of x          p(y_t | x)             ``smoothed`` sum_t 
 autoregressive                        p(y_t | y_<t, x)       ``joint``    H(y | x) / T
 ====================================  =====================  ==============================
 
-joint <= smoothed <= filtered. The first gap is the conditional total correlation TC(y | x) / T, which is
-what decoding in one pass costs; the second is what the mask throws away (document, sections 2 to 4).
-``bounds_of`` computes them, ``above_bound`` says how far above its own a trained model is.
+joint <= smoothed <= filtered. The first gap is the conditional total correlation TC(y | x) / T,
+which is what decoding in one pass costs; the second is what the mask throws away (document,
+sections 2 to 4). ``bounds_of`` computes them, ``above_bound`` says how far above its own a trained
+model is.
 """
 
 import math
@@ -39,9 +41,9 @@ BELIEFS = 2**21  # numbers that the pasts, the futures or their pairs may take: 
 class Bounds:
     """What can be reached at best, of y given x. Entropies in nats per token.
 
-    characters, sentences: for each of filtering, smoothing and viterbi, the expected share of tokens and
-    of whole sequences that its most probable answer has right; None where the method cannot say.
-    error: the standard error of each number under its name, 0 when exact.
+    characters, sentences: for each of filtering, smoothing and viterbi, the expected share of
+    tokens and of whole sequences that its most probable answer has right; None where the method
+    cannot say. error: the standard error of each number under its name, 0 when exact.
     """
 
     joint: float
@@ -101,7 +103,7 @@ def bounds_of(
 
 
 def _given(language: HomophoneLanguage, x: Tensor) -> dict[str, Tensor]:
-    """For each x (B, T): the three entropies per token, and how often each decoder's answer is right."""
+    """For each x (B, T): the entropies per token, and how often each decoder is right."""
     filtered, smoothed, beta = language.filter(x), language.smooth(x), language.backward(x)
     T, log_p_x = x.shape[1], language.log_prob_source(x)
     # Given x, y is a Markov chain too, with p(y_t+1 | y_t, x) from what y_t+1 explains of the rest.
@@ -126,8 +128,8 @@ def _given(language: HomophoneLanguage, x: Tensor) -> dict[str, Tensor]:
 
 
 def _beliefs(language: HomophoneLanguage, length: int) -> tuple[list, list]:
-    """The different pasts and futures: [t] -> vectors (N, V) of the pasts of t + 1 tokens with their
-    probabilities (N,), and [k] -> vectors (M, V) of the futures of k tokens.
+    """The different pasts and futures: [t] -> vectors (N, V) of the pasts of t + 1 tokens with
+    their probabilities (N,), and [k] -> vectors (M, V) of the futures of k tokens.
 
     A past x_<=t is p(y_t | x_<=t), a future is p(x_>t | y_t). Two pasts with one belief are one
     from then on, and so are two futures that are proportional: their sum stands for both.
@@ -202,13 +204,13 @@ def _bounds(mean: dict, error: dict) -> Bounds:
 def above_bound(
     model: Model, language: HomophoneLanguage, length: int, samples: int = 20_000
 ) -> dict:
-    """The model's expected loss on sequences of the language, and the bound of what it may read, in nats
-    per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when it says y as a
-    whole, token after token or as a chain.
+    """The model's expected loss on sequences of the language, and the bound of what it may read, in
+    nats per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when
+    it says y as a whole, token after token or as a chain.
 
-    ``Algorithm 1`` is scored exactly, over all x. For ``EncoderDecoderAR`` and ``TransitionSAR`` (with all
-    tokens as candidates) the excess over the bound is the mean of log p(y | x) - log q(y | x) over ``samples``
-    drawn pairs, and ``error`` its standard error.
+    ``Algorithm 1`` is scored exactly, over all x. For ``EncoderDecoderAR`` and ``TransitionSAR``
+    (with all tokens as candidates) the excess over the bound is the mean of log p(y | x) - log q(y
+    | x) over ``samples`` drawn pairs, and ``error`` its standard error.
     """
     bounds, first, device = (
         bounds_of(language, length),

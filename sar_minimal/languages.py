@@ -1,11 +1,13 @@
-"""Languages that we know all about: what is said, y, how it sounds, x, and every probability between the two.
+"""Languages that we know all about: what is said, y, how it sounds, x, and every probability
+between the two.
 
-In a ``HomophoneLanguage`` the target y is a Markov chain of hanzi and the source x is how they sound.
-Several hanzi share a syllable, so x is a hidden Markov model and p(y | x) is known. What a decoder can make
-of it at best is in ``bounds.py``.
+In a ``HomophoneLanguage`` the target y is a Markov chain of hanzi and the source x is how they
+sound. Several hanzi share a syllable, so x is a hidden Markov model and p(y | x) is known. What a
+decoder can make of it at best is in ``bounds.py``.
 
 Filtering and smoothing are the forward and the forward-backward recursion, the best sequence is
-Viterbi's (Rabiner 1989). All is float64, and y, x are numbers from 0, without the specials of a ``Vocab``.
+Viterbi's (Rabiner 1989). All is float64, and y, x are numbers from 0, without the specials of a
+``Vocab``.
 """
 
 import math
@@ -23,8 +25,9 @@ CHUNK = 4096  # sequences looked at together
 class HomophoneLanguage:
     """y is a Markov chain over V hanzi, x_t = syllable_of[y_t]; many hanzi to a syllable.
 
-    initial: (V,) p(y_1). transition: (V, V), row u is p(y_t+1 | y_t = u). syllable_of: (V,) integers
-    0, 1, ..., each of them used. Arrays or tensors. Raises ValueError, naming the argument.
+    initial: (V,) p(y_1). transition: (V, V), row u is p(y_t+1 | y_t = u). syllable_of: (V,)
+    integers 0, 1, ..., each of them used. Arrays or tensors. Raises ValueError, naming the
+    argument.
     """
 
     def __init__(self, initial, transition, syllable_of):
@@ -167,14 +170,16 @@ class HomophoneLanguage:
 class CoherenceLanguage(HomophoneLanguage):
     """y is in one dialect from beginning to end, and x does not say in which.
 
-    Each of ``dialects`` has a word of its own for every one of ``words`` sounds, so y_t = (dialect, word)
-    and x_t = the word. Words are drawn evenly, the dialect once, evenly. With probability ``tell`` a
-    token is a shibboleth instead, which every dialect has a sound of its own for. With n dialects, ::
+    Each of ``dialects`` has a word of its own for every one of ``words`` sounds, so y_t = (dialect,
+    word) and x_t = the word. Words are drawn evenly, the dialect once, evenly. With probability
+    ``tell`` a token is a shibboleth instead, which every dialect has a sound of its own for. With n
+    dialects, ::
 
         H(y | x) = (1 - tell)^T ln n    H(y_t | x_<=t) = (1 - tell)^t ln n    TC = (T - 1) (1 - tell)^T ln n
 
-    so TC = (T - 1) ln 2 for two dialects and no tell: the multi-modality problem (Gu 2018), exactly. One
-    pass then draws each token's dialect for itself, and all agree with probability n^(1 - T).
+    so TC = (T - 1) ln 2 for two dialects and no tell: the multi-modality problem (Gu 2018),
+    exactly. One pass then draws each token's dialect for itself, and all agree with probability
+    n^(1 - T).
     """
 
     def __init__(self, words: int = 4, dialects: int = 2, tell: float = 0.0):

@@ -7,10 +7,11 @@ model           how S tokens of x become T of y                 what is known of
 ``CTCSAR``      x is copied u times, some outputs are blank     nothing: whatever is left, <= u S
 ==============  ==============================================  ==================================
 
-Both then run Algorithm 1 once, with the full mask. Copies are alike, and rotary positions are relative,
-so a source of one token repeated would say the same everywhere: both put ``<s>`` in front of the copies,
-from where each position can count. y is the task's, its end token included where it has one, so that
-nats per token compare with the autoregressive model's, which learns T as the place of that token.
+Both then run Algorithm 1 once, with the full mask. Copies are alike, and rotary positions are
+relative, so a source of one token repeated would say the same everywhere: both put ``<s>`` in front
+of the copies, from where each position can count. y is the task's, its end token included where it
+has one, so that nats per token compare with the autoregressive model's, which learns T as the place
+of that token.
 """
 
 from dataclasses import replace
@@ -37,9 +38,10 @@ from .shift import IGNORE, PAD, START, neighbours, past_end, shift_right
 
 
 def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
-    """x (B, S) stretched, or shrunk, to T (B,) places a row: place t reads x[floor(t S / T)] (Gu 2018).
+    """x (B, S) stretched to T (B,) places a row: place t reads x[floor(t S / T)] (Gu 2018).
 
-    lengths: (B,) of x, S in the formula; None when every row is full. Returns (B, max T), PAD behind T.
+    lengths: (B,) of x, S in the formula; None when every row is full. Returns (B, max T), PAD
+    behind T.
 
     >>> uniform_copy(torch.tensor([[5, 6, 7]]), None, torch.tensor([5])).tolist()
     [[5, 5, 6, 6, 7]]
@@ -53,10 +55,11 @@ def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
 
 
 class LengthSAR(Model):
-    """p(T | x), then p(y_t | x, T) for all t at once: a length that is predicted (Gu 2018; Lee 2018).
+    """p(T | x), then p(y_t | x, T) for all t at once: a predicted length (Gu 2018; Lee 2018).
 
-    Algorithm 1 reads ``<s>`` and x stretched to T by ``uniform_copy``. T is said by a head over ``<s>``, out
-    of Algorithm 1's content stream, which reads x as it is for this. ``max_length`` bounds S and T.
+    Algorithm 1 reads ``<s>`` and x stretched to T by ``uniform_copy``. T is said by a head over
+    ``<s>``, out of Algorithm 1's content stream, which reads x as it is for this. ``max_length``
+    bounds S and T.
     """
 
     def __init__(self, config: Config):
@@ -66,8 +69,8 @@ class LengthSAR(Model):
         self.initialise()
 
     def forward(self, x: Tensor, T: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x: (B, S) ids. T: (B,) integers, how long y is. lengths: (B,) of x, None when no row is padded.
-        Returns logits (B, max T, V)."""
+        """x: (B, S) ids. T: (B,) integers, how long y is. lengths: (B,) of x, None when no row is
+        padded. Returns logits (B, max T, V)."""
         self.check_input(x, self.config.source_vocab, "x")
         T = check_new(T, check_lengths(lengths, x), "T", self.config.max_length)
         stretched, own = _marked(uniform_copy(x, lengths, T), T)
@@ -86,11 +89,12 @@ class LengthSAR(Model):
 
 
 class CTCSAR(Model):
-    """p(y | x), summed over the ways to say y in u S places and be silent in the others (CTC; Graves 2006).
+    """p(y | x), summed over the ways to say y in u S places (CTC; Graves 2006).
 
-    Algorithm 1 reads ``<s>`` and each token of x ``upsample`` = u times (Libovicky 2018); its vocabulary has
-    one token more, the blank. What it says is *collapsed*: equal neighbours become one token, then blanks go.
-    Each place is still on its own given x, but y is not: its tokens share their ways.
+    Algorithm 1 reads ``<s>`` and each token of x ``upsample`` = u times (Libovicky 2018); its
+    vocabulary has one token more, the blank. What it says is *collapsed*: equal neighbours become
+    one token, then blanks go. Each place is still on its own given x, but y is not: its tokens
+    share their ways.
     """
 
     def __init__(self, config: Config, upsample: int = 3):
@@ -106,7 +110,7 @@ class CTCSAR(Model):
         return self.config.target_vocab
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x: (B, S) ids. lengths: (B,), None when no row is padded. Returns logits (B, u S, V + 1)."""
+        """x: (B, S) ids. lengths: (B,), None when all are full. Returns logits (B, u S, V + 1)."""
         self.check_input(x, self.config.source_vocab, "x")
         u = self.upsample
         copies, own = _marked(x.repeat_interleave(u, 1), u * check_lengths(lengths, x))
@@ -128,8 +132,9 @@ def _marked(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     """-log p(T, y | x) in nats: cross-entropy of the tokens, x stretched to the true T, and of T.
 
-    reduction: "mean" per token of y, "sum", or "none": (B, T), where T's term stands with each row's first
-    token. Raises ValueError for a y that is longer than the model's max_length, and as ``ar_loss`` does.
+    reduction: "mean" per token of y, "sum", or "none": (B, T), where T's term stands with each
+    row's first token. Raises ValueError for a y that is longer than the model's max_length, and as
+    ``ar_loss`` does.
     """
     lengths, T = batch.x_lengths, batch.y_lengths
     each = ar_loss(model(batch.x, T, lengths), batch.y, "none")  # (B, T)
@@ -143,9 +148,9 @@ def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tens
 def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     """-log p(y | x) in nats, over all ways to say y, by torch's own forward algorithm.
 
-    reduction: "mean" per token of y, "sum", or "none": (B, T), a row's loss in equal parts on its tokens,
-    since CTC has no terms for each. Raises ValueError for a y that does not fit: T tokens, and a blank
-    between each two equal neighbours, need as many of the u S places.
+    reduction: "mean" per token of y, "sum", or "none": (B, T), a row's loss in equal parts on its
+    tokens, since CTC has no terms for each. Raises ValueError for a y that does not fit: T tokens,
+    and a blank between each two equal neighbours, need as many of the u S places.
     """
     check_range(batch.y.masked_fill(batch.y == IGNORE, PAD), model.blank_id, "y")
     places, T = model.upsample * batch.x_lengths, batch.y_lengths
@@ -175,11 +180,11 @@ def length_pass(
 ) -> Decoded:
     """The likeliest length, then the most probable token at each of its positions, each on its own.
 
-    x: (B, S) ids. lengths: (B,), None when every row is full. new: the length of y, an int or (B,); None
-    lets the model say it, which is one of the ``reads``. beam: try so many of the likeliest lengths in one batch and keep the one with the
-    largest log p(T | x) + sum_t log p(y_t | x, T). log_probs: of the tokens given T, without p(T | x).
-    steps: 1. reads: 1, for x is read for its length before; 0 when new is given.
-    Raises TypeError or ValueError on wrong input.
+    x: (B, S) ids. lengths: (B,), None when every row is full. new: the length of y, an int or (B,);
+    None lets the model say it, which is one of the ``reads``. beam: try so many of the likeliest
+    lengths in one batch and keep the one with the largest log p(T | x) + sum_t log p(y_t | x, T).
+    log_probs: of the tokens given T, without p(T | x). steps: 1. reads: 1, for x is read for its
+    length before; 0 when new is given. Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, LengthSAR):
         raise WrongType(f"model: expected a LengthSAR, got {type(model).__name__}")
@@ -206,13 +211,13 @@ def length_pass(
 
 @torch.inference_mode()
 def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded:
-    """The most probable output at each of the u S places, collapsed: the best way, not always the best y.
+    """The most probable output at each of the u S places, collapsed: the best way.
 
-    x: (B, S) ids. lengths: (B,), None when every row is full. lengths of the result: whatever is left, 0 when
-    all is blank. log_probs: each token's share of the way that was taken, log p of its places and of the
-    blanks behind it (before the first token: with it). So a row that says anything sums to log p(way | x), which
-    is at most log p(y | x), the sum over all ways (``ctc_loss``). steps: 1.
-    Raises TypeError or ValueError on wrong input.
+    x: (B, S) ids. lengths: (B,), None when every row is full. lengths of the result: whatever is
+    left, 0 when all is blank. log_probs: each token's share of the way that was taken, log p of its
+    places and of the blanks behind it (before the first token: with it). So a row that says
+    anything sums to log p(way | x), which is at most log p(y | x), the sum over all ways
+    (``ctc_loss``). steps: 1. Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, CTCSAR):
         raise WrongType(f"model: expected a CTCSAR, got {type(model).__name__}")
@@ -228,11 +233,11 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded
 def collapse(
     way: Tensor, blank_id: int, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Equal neighbours become one token, then blanks go, so that a blank keeps two equal tokens apart.
+    """Equal neighbours become one token, then blanks go: a blank keeps two equals apart.
 
-    way: (B, N) ids. lengths: (B,) of it, None when every row is full. Returns the tokens (B, T), PAD behind
-    each row's end; which of them each place belongs to, (B, N): its own, or the last before it (the first,
-    where there is none); and how many there are, (B,), from 0 on.
+    way: (B, N) ids. lengths: (B,) of it, None when every row is full. Returns the tokens (B, T),
+    PAD behind each row's end; which of them each place belongs to, (B, N): its own, or the last
+    before it (the first, where there is none); and how many there are, (B,), from 0 on.
 
     >>> tokens, of, T = collapse(torch.tensor([[9, 5, 5, 9, 5, 6, 9]]), blank_id=9)
     >>> tokens.tolist(), of.tolist(), T.tolist()

@@ -47,7 +47,7 @@ def sar_loss(logits: Tensor, tokens: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "mean") -> Tensor:
-    """Shifted language modelling: ``logits[b, t]`` predicts ``tokens[b, t + shifts[b]]`` (section 1.3).
+    """L_SLM: ``logits[b, t]`` predicts ``tokens[b, t + shifts[b]]`` (section 1.3).
 
     shifts: (B,) integers >= 0, one per example; ``shifts = 1`` everywhere is ``sar_loss``.
     As ``ar_loss``: "none" gives (B, T), 0 in the last ``shifts[b]`` positions of row b.

@@ -35,8 +35,8 @@ class MaskedModel(Model):
         return self.config.target_vocab
 
     def forward(self, x: Tensor, y: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x: (B, T) ids. y: (B, T) ids, ``mask_id`` where hidden. lengths: (B,) of both, None when no
-        row is padded. Returns logits (B, T, V); they say nothing of use where y is shown."""
+        """x: (B, T) ids. y: (B, T) ids, ``mask_id`` where hidden. lengths: (B,) of both, None when
+        no row is padded. Returns logits (B, T, V); they say nothing of use where y is shown."""
         check_tokens(x, "x")
         self.check_input(y, self.config.target_vocab + 1, "y")
         if y.shape != x.shape:
@@ -76,14 +76,14 @@ def hide(batch: Batch, mask_id: int, everything: bool = False) -> tuple[Tensor, 
 def mask_predict(
     model: MaskedModel, x: Tensor, lengths: Tensor | None = None, iterations: int = 4
 ) -> Decoded:
-    """Say all tokens at once, hide the least certain, say those again, and so on (Ghazvininejad 2019).
+    """Say all tokens, hide the least certain, say those again, ... (Ghazvininejad 2019).
 
-    Iteration i = 0, 1, ... hides n (iterations - i) / iterations, rounded down, of a row's n tokens:
-    all at first, so that 1 iteration is one pass, then linearly fewer, those of the lowest probability.
-    x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out. steps: the
-    iterations that had something to say. log_probs: what each token had when it was said last,
-    given those shown then; their sum is no log-likelihood of y.
-    Raises TypeError or ValueError on wrong input.
+    Iteration i = 0, 1, ... hides n (iterations - i) / iterations, rounded down, of a row's n
+    tokens: all at first, so that 1 iteration is one pass, then linearly fewer, those of the lowest
+    probability. x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens
+    out. steps: the iterations that had something to say. log_probs: what each token had when it was
+    said last, given those shown then; their sum is no log-likelihood of y. Raises TypeError or
+    ValueError on wrong input.
     """
     if not isinstance(model, MaskedModel):
         raise WrongType(f"model: expected a MaskedModel, got {type(model).__name__}")

@@ -1,4 +1,5 @@
-"""A language model that is told the shift: section 1.3's pre-training, and a guess of K tokens at once."""
+"""A language model that is told the shift: section 1.3's pre-training, and a guess of K tokens at
+once."""
 
 from dataclasses import replace
 
@@ -15,11 +16,11 @@ from .shift import START, shift_right
 
 
 class ShiftedLM(Model):
-    """p(x_{t+k} | x_1..x_t) for a shift k in 1..K that it is told: section 1.3's pre-training, made precise.
+    """p(x_{t+k} | x_1..x_t) for a shift k in 1..K that it is told: section 1.3's pre-training.
 
     It is Algorithm 1 with a hint: x is its own target, and the query stream reads x and, added to
-    that, the embedding of k. The content stream does not know k. At k = 1 it is a language model, at
-    k = 1..K together it guesses K tokens in one pass, each on its own (future n-gram, Qi 2020;
+    that, the embedding of k. The content stream does not know k. At k = 1 it is a language model,
+    at k = 1..K together it guesses K tokens in one pass, each on its own (future n-gram, Qi 2020;
     multi-token prediction, Gloeckle 2024). shifts: K.
     """
 
@@ -33,13 +34,14 @@ class ShiftedLM(Model):
 
     def forward(self, tokens: Tensor, shifts: Tensor) -> Tensor:
         """tokens: (B, T) ids. shifts: (B,) integers in 1..K, one per row. Returns logits (B, T, V):
-        ``logits[b, t]`` is the token's ``shifts[b]`` steps after tokens[b, t], given tokens[b, :t + 1]."""
+        ``logits[b, t]`` is the token's ``shifts[b]`` steps after tokens[b, t], given tokens[b, :t +
+        1]."""
         self.check_input(tokens, self.config.target_vocab, "tokens")
         check_shifts(shifts, tokens, self.shifts)
         return self.streams(tokens, hint=F.embedding(shifts - 1, self.embed)[:, None])
 
     def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The K tokens behind each row's own end, in one pass: logits (B, K, V) from tokens (B, T)."""
+        """The K tokens behind each row's end, in one pass: logits (B, K, V) from tokens (B, T)."""
         check_tokens(tokens, "tokens")
         B, K = len(tokens), self.shifts
         shifts = torch.arange(1, K + 1, device=tokens.device).repeat(B)  # (B K,)
@@ -60,19 +62,20 @@ def shifted_loss(model: ShiftedLM, batch: Batch, reduction: str = "mean") -> Ten
 
 
 def draw_shifts(batch: Batch, K: int) -> Tensor:
-    """A shift for each row, (B,), every one from 1 to K equally likely, or to the row's length if that is
-    less: further on it has no token. Drawn from torch's own random state, which a checkpoint keeps.
-    With K = 1, as in evaluation, the loss is that of a language model and owes nothing to chance."""
+    """A shift for each row, (B,), every one from 1 to K equally likely, or to the row's length if
+    that is less: further on it has no token. Drawn from torch's own random state, which a
+    checkpoint keeps. With K = 1, as in evaluation, the loss is that of a language model and owes
+    nothing to chance."""
     most = batch.y_lengths.clamp(max=K)
     return 1 + (torch.rand(len(most)).to(most.device) * most).long()
 
 
 @torch.inference_mode()
 def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> Decoded:
-    """The K tokens behind each row of x (B, T) in one pass, the most probable for each shift, on its own.
+    """The K tokens behind each row of x (B, T) in one pass, each shift's most probable.
 
-    lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1 is the
-    language model's; further on nobody has seen what lies between, so take it as a draft.
+    lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1
+    is the language model's; further on nobody has seen what lies between, so take it as a draft.
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, ShiftedLM):

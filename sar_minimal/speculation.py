@@ -1,4 +1,5 @@
-"""Between one pass and step by step: guess all tokens, look at the guesses, keep the ones that hold.
+"""Between one pass and step by step: guess all tokens, look at the guesses, keep the ones that
+hold.
 
 An autoregressive model makes tokens one by one, but it *scores* T tokens in one pass (teacher
 forcing). The decoders here put the scoring to work on guesses. A guess is kept when it is what the
@@ -46,12 +47,13 @@ def jacobi(
     end_id: int | None = None,
     window: int = 32,
 ) -> Decoded:
-    """``greedy`` as a fixed point: guess all tokens, replace each by the most probable one given the
-    guesses before it, until none changes (Song 2021; Santilli 2023).
+    """``greedy`` as a fixed point: guess all tokens, replace each by the most probable one given
+    the guesses before it, until none changes (Song 2021; Santilli 2023).
 
-    Arguments, errors and tokens are those of ``greedy``. steps: passes, at most as many as its, since
-    each pass fixes the first token that was open. Fewer when several hold at once. window: a pass looks at
-    so many open positions at most; guesses far ahead rest on guesses, seldom hold, and cost as much as others.
+    Arguments, errors and tokens are those of ``greedy``. steps: passes, at most as many as its,
+    since each pass fixes the first token that was open. Fewer when several hold at once. window: a
+    pass looks at so many open positions at most; guesses far ahead rest on guesses, seldom hold,
+    and cost as much as others.
     """
     check_whole("window", window)
     state, prompt, before, stop = begin(model, x, lengths, new, end_id)
@@ -77,12 +79,12 @@ def jacobi(
 def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """How to make a draw from q into a draw from p (Leviathan 2023; Chen 2023).
 
-    Keep a token v that was drawn from q with probability min(1, p(v) / q(v)); otherwise draw another
-    from the rest, max(p - q, 0), normalised. What comes out is v with probability
-    min(p, q)(v) + (1 - sum min(p, q)) rest(v) = p(v), whatever q is; a good q is kept more often.
+    Keep a token v that was drawn from q with probability min(1, p(v) / q(v)); otherwise draw
+    another from the rest, max(p - q, 0), normalised. What comes out is v with probability min(p,
+    q)(v) + (1 - sum min(p, q)) rest(v) = p(v), whatever q is; a good q is kept more often.
 
-    p, q: (..., V) probabilities; q = 0 everywhere where nothing was drawn, and then nothing is kept.
-    Returns the probability that each token is kept, and the rest, (..., V) each.
+    p, q: (..., V) probabilities; q = 0 everywhere where nothing was drawn, and then nothing is
+    kept. Returns the probability that each token is kept, and the rest, (..., V) each.
     """
     keep = torch.where(q > 0, p / q, 0.0).clamp(max=1.0)
     rest = (p - q).clamp(min=0.0)
@@ -102,20 +104,19 @@ def draft_and_verify(
     generator: torch.Generator | None = None,
     window: int = 32,
 ) -> Decoded:
-    """Speculative decoding: ``draft`` guesses cheaply, ``model`` checks (Stern 2018; Leviathan 2023).
+    """Speculation: ``draft`` guesses cheaply, ``model`` checks (Stern 2018; Leviathan 2023).
 
     draft: a ``DualStreamSAR`` of the same task, which guesses all of y in one pass; behind a token
-    that was turned down the rest of its guess stands. Or a ``ShiftedLM`` of y, whose K shifts guess the
-    K tokens that follow, in one pass each time. Or a function of tokens (B, n), the prompt and
+    that was turned down the rest of its guess stands. Or a ``ShiftedLM`` of y, whose K shifts guess
+    the K tokens that follow, in one pass each time. Or a function of tokens (B, n), the prompt and
     what is fixed, PAD behind each row's own lengths (B,), that returns guesses (B, k) for the k
     tokens that follow in each row; it is asked before each pass, about what is open then. If it
-    draws them at random it returns a pair, with the probabilities (B, k, V) that each was drawn from.
-    temperature: None makes the tokens of ``greedy``; else they are drawn from the distribution that
-    ``sample`` draws from at this temperature, whatever the draft. The other arguments: as ``greedy``.
-    window: as for ``jacobi``.
-    steps: passes of ``model``, at most as many as greedy's, plus the draft's, 1 for each time it was
-    asked (what a function does inside is not seen).
-    Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
+    draws them at random it returns a pair, with the probabilities (B, k, V) that each was drawn
+    from. temperature: None makes the tokens of ``greedy``; else they are drawn from the
+    distribution that ``sample`` draws from at this temperature, whatever the draft. The other
+    arguments: as ``greedy``. window: as for ``jacobi``. steps: passes of ``model``, at most as many
+    as greedy's, plus the draft's, 1 for each time it was asked (what a function does inside is not
+    seen). Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
     """
     check_whole("window", window)
     state, prompt, before, stop = begin(model, x, lengths, new, end_id)
@@ -151,7 +152,7 @@ def draft_and_verify(
 
 
 def _room(prompt, before, stop):
-    """Tokens and log-probabilities of all positions, (B, longest) each, and the positions (longest,)."""
+    """Tokens and log-probabilities, (B, longest) each, and their positions, (longest,)."""
     at = torch.arange(int(stop.max()), device=prompt.device)
     tokens = F.pad(prompt.long(), (0, len(at) - prompt.shape[1]), value=PAD)
     tokens = tokens.masked_fill(past_end(before, len(at)), PAD)
@@ -219,8 +220,8 @@ def _asker(model, x, lengths, draft, temperature, generator):
 
 
 def _judge(logits, guess, fixed, q, first, temperature, generator):
-    """How many guesses hold in each row before the first that does not, (B,), and what the model says
-    there instead: (B, n) its choice at each position, or (B, 1) a draw at that one."""
+    """How many guesses hold in each row before the first that does not, (B,), and what the model
+    says there instead: (B, n) its choice at each position, or (B, 1) a draw at that one."""
     if temperature is None:
         best = logits.argmax(-1)
         return (fixed | (guess == best)).cumprod(1).sum(1), best
@@ -233,7 +234,7 @@ def _judge(logits, guess, fixed, q, first, temperature, generator):
 
 
 def _place(guess, q, tokens, at, done):
-    """Put row b's guesses at done[b] and after; q likewise, to (B, longest, V), 0 where there are none."""
+    """Put row b's guesses at done[b] and after; q likewise, (B, longest, V), 0 elsewhere."""
     k = guess.shape[1]
     ahead = at - done[:, None]  # (B, longest)
     fresh, ahead = (ahead >= 0) & (ahead < k), ahead.clamp(0, k - 1)

@@ -1,4 +1,5 @@
-"""Entropies, and what the losses of a language are in expectation, term by term, without training anything."""
+"""Entropies, and what the losses of a language are in expectation, term by term, without training
+anything."""
 
 from dataclasses import dataclass
 
@@ -53,8 +54,8 @@ class ExactLoss:
 def exact_loss(p: Tensor, log_q: Tensor) -> ExactLoss:
     """What L_AR and L_SAR are in expectation, under a language p and a model q, term by term.
 
-    p: (V, ..., V), T axes, the probability of every sequence. log_q: (V, ..., V, T), entry
-    [x_1, ..., x_T, t - 1] = log q(x_t | x_<t). Term t is H(x_t | x_<t) + E KL(p || q) (sections 2, 4.1).
+    p: (V, ..., V), T axes, the probability of every sequence. log_q: (V, ..., V, T), entry [x_1,
+    ..., x_T, t - 1] = log q(x_t | x_<t). Term t is H(x_t | x_<t) + E KL(p || q) (sections 2, 4.1).
     Raises ValueError when p is no distribution, when q(. | x_<t) is none, or when it changes with a
     token that comes after t, as under a mask that leaks.
     """

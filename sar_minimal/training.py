@@ -1,7 +1,7 @@
 """One training loop for every model, seeded: the order of the batches, the rate, the step.
 
-``fit`` is the loop; ``training_steps`` is the same, one step at a time. What a run keeps on disk, and how it
-is stopped and resumed, is in ``lab/runs.py``.
+``fit`` is the loop; ``training_steps`` is the same, one step at a time. What a run keeps on disk,
+and how it is stopped and resumed, is in ``lab/runs.py``.
 """
 
 import math
@@ -27,12 +27,13 @@ class Recipe:
     """How to train. Raises ValueError, naming the field.
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
-    learning rate, reached after ``warmup`` steps, then down a cosine to 0. decay: AdamW's.
-    clip: the largest gradient norm. short: so many of the steps come first, on the shortest third of the
-    pairs alone: a model that has to find out where in x to look does so sooner where there is little to
-    look at (a curriculum, Bengio 2009). report: steps between two lines of metrics. checkpoint: steps
-    between two checkpoints. mixed: multiply in bfloat16 and attend by the fused kernels, for wide models on a GPU.
-    It is off by default: a GPU then learns what a CPU learns (see ``loss_and_gradients``).
+    learning rate, reached after ``warmup`` steps, then down a cosine to 0. decay: AdamW's. clip:
+    the largest gradient norm. short: so many of the steps come first, on the shortest third of the
+    pairs alone: a model that has to find out where in x to look does so sooner where there is
+    little to look at (a curriculum, Bengio 2009). report: steps between two lines of metrics.
+    checkpoint: steps between two checkpoints. mixed: multiply in bfloat16 and attend by the fused
+    kernels, for wide models on a GPU. It is off by default: a GPU then learns what a CPU learns
+    (see ``loss_and_gradients``).
     """
 
     steps: int = 1000
@@ -91,7 +92,7 @@ def choose_device() -> tuple[torch.device, str]:
 
 
 def fit(model: Model, data: Iterable, recipe: Recipe, loss: Callable = loss_of) -> list[float]:
-    """Train ``model`` in place for ``recipe.steps`` batches of ``data``; returns the loss of each step.
+    """Train ``model`` in place on ``recipe.steps`` batches; returns the loss of each step.
 
     data: ``Batch``es, or whatever else ``loss`` takes and has a method ``to``, such as a tensor.
     loss: of (model, batch), a mean in nats. The model ends in evaluation mode.
@@ -113,7 +114,7 @@ def training_steps(
     first: int = 0,
     loss: Callable = loss_of,
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """What ``fit`` does, step by step: after each it yields the loss, a number on the model's device, and the batch.
+    """What ``fit`` does, step by step: yields the loss, on the model's device, and the batch.
 
     optimizer: None makes a new one. first: how many steps of the recipe were made before.
     """
@@ -149,10 +150,10 @@ def loss_and_gradients(
 ) -> Tensor:
     """The loss of one batch, its gradients left in the model.
 
-    Attention is done by plain products: with sequences as short as the book's, a training step on a CPU is
-    1.2 times as fast as with the fused kernels, which are made for long ones. mixed: bfloat16, and whatever
-    kernel torch picks. So trained on an H200, two of three models of chapter 6 learned only in part what all
-    three learn on a CPU (LOG.md, 27 November 2026).
+    Attention is done by plain products: with sequences as short as the book's, a training step on a
+    CPU is 1.2 times as fast as with the fused kernels, which are made for long ones. mixed:
+    bfloat16, and whatever kernel torch picks. So trained on an H200, two of three models of chapter
+    6 learned only in part what all three learn on a CPU (LOG.md, 27 November 2026).
     """
     plain = nullcontext() if mixed else sdpa_kernel(SDPBackend.MATH)
     device = next(model.parameters()).device
@@ -164,15 +165,15 @@ def loss_and_gradients(
 
 
 def endless(split: Split, recipe: Recipe, step: int = 0) -> Iterator[Batch]:
-    """The batches from ``step`` on: first of the shortest third, then of all, see ``Recipe.short``."""
+    """The batches from ``step`` on: of the shortest third, then of all (``Recipe.short``)."""
     if step < recipe.short:
         yield from islice(_passes(shortest(split), recipe, step), recipe.short - step)
     yield from _passes(split, recipe, max(0, step - recipe.short))
 
 
 def _passes(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
-    """Pass after pass over ``split``, each in an order of its own; where y is not as long as x, the order
-    decides how many batches it takes."""
+    """Pass after pass over ``split``, each in an order of its own; where y is not as long as x, the
+    order decides how many batches it takes."""
     epoch = 0
     while step >= (number := len(batch_plan(split, recipe.tokens, (recipe.seed, epoch)))):
         epoch, step = epoch + 1, step - number

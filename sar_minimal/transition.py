@@ -1,19 +1,23 @@
-"""One pass of the network, and then agreement that is learned: a chain over the scores of Algorithm 1.
+"""One pass of the network, and then agreement that is learned: a chain over the scores of Algorithm
+1.
 
-Algorithm 1 says how well each token would do at each position, s_t(v), all at once. A matrix M says how well
-a token follows another, so that y is scored as a whole, a conditional random field (Lafferty 2001)::
+Algorithm 1 says how well each token would do at each position, s_t(v), all at once. A matrix M says
+how well a token follows another, so that y is scored as a whole, a conditional random field
+(Lafferty 2001)::
 
     p(y | x) = exp( s_1(y_1) + M[y_1, y_2] + s_2(y_2) + ... + M[y_T-1, y_T] + s_T(y_T) ) / Z(x)
 
-M = E_1 E_2' has a rank far below V, and where V is large, Z runs over the likeliest tokens of each position
-alone (Sun 2019). What ``counting.rescoring.rescore`` counts in a text is learned here, together with the network.
+M = E_1 E_2' has a rank far below V, and where V is large, Z runs over the likeliest tokens of each
+position alone (Sun 2019). What ``counting.rescoring.rescore`` counts in a text is learned here,
+together with the network.
 
-Both sums over all y and the best y come from one recursion, from the end to the beginning. What lies ahead
-of a token at t is, with "total" a logsumexp or a maximum::
+Both sums over all y and the best y come from one recursion, from the end to the beginning. What
+lies ahead of a token at t is, with "total" a logsumexp or a maximum::
 
     ahead_t(u) = total over v of ( M[u, v] + s_t+1(v) + ahead_t+1(v) )    ahead_T(u) = 0
 
-p(y_t+1 | y_<=t, x) = p(y_t+1 | y_t, x) then is a softmax of M[y_t, v] + s_t+1(v) + ahead_t+1(v) over v.
+p(y_t+1 | y_<=t, x) = p(y_t+1 | y_t, x) then is a softmax of M[y_t, v] + s_t+1(v) + ahead_t+1(v)
+over v.
 """
 
 from collections.abc import Callable
@@ -32,12 +36,13 @@ from .shift import IGNORE, PAD, neighbours, past_end
 
 
 class TransitionSAR(Model):
-    """p(y | x) of a whole y: the scores of Algorithm 1, T tokens for T, and a matrix between neighbours.
+    """p(y | x) of a whole y: the scores of Algorithm 1, and a matrix between neighbours.
 
-    rank: of M; with 0 the tokens are on their own again. candidates: k, only so many tokens are considered
-    at each position, those with the largest s_t. From k = V on, all is exact. Below, every y that has another token
-    has probability 0, so that Z is too small and every log p too large: such losses are too low, can be
-    compared with one another at best, and never with an entropy.
+    rank: of M; with 0 the tokens are on their own again. candidates: k, only so many tokens are
+    considered at each position, those with the largest s_t. From k = V on, all is exact. Below,
+    every y that has another token has probability 0, so that Z is too small and every log p too
+    large: such losses are too low, can be compared with one another at best, and never with an
+    entropy.
     """
 
     def __init__(self, config: Config, rank: int = 32, candidates: int = 64):
@@ -52,7 +57,7 @@ class TransitionSAR(Model):
         self.initialise()
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns the scores s, (B, T, V)."""
+        """x: (B, T) ids. lengths: (B,), None when all are full. Returns the scores s, (B, T, V)."""
         return self.streams(x, lengths)
 
     def chain(
@@ -62,9 +67,10 @@ class TransitionSAR(Model):
         k: int | None = None,
         y: Tensor | None = None,
     ) -> "Chain":
-        """The distribution of y given x (B, T), over ``k`` candidates a position; None: the model's.
+        """The distribution of y given x (B, T), over ``k`` candidates (None: the model's).
 
-        y: (B, T) ids that have to be among them, where training needs it. Raises TypeError or ValueError.
+        y: (B, T) ids that have to be among them, where training needs it. Raises TypeError or
+        ValueError.
         """
         k = self.candidates if k is None else k
         check_whole("k", k)
@@ -87,10 +93,10 @@ class TransitionSAR(Model):
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A distribution over sequences of one candidate, 0..k - 1, at each position, for each of B rows.
+    """B distributions over sequences of one candidate, 0..k - 1, at each position.
 
-    scores: (B, T, k), s. edges: (B, T - 1, k, k), M between the candidates of t and of t + 1.
-    ids: (B, T, k), which token each candidate is. past_end: (B, T), positions that a row does not have.
+    scores: (B, T, k), s. edges: (B, T - 1, k, k), M between the candidates of t and of t + 1. ids:
+    (B, T, k), which token each candidate is. past_end: (B, T), positions that a row does not have.
     """
 
     scores: Tensor
@@ -99,7 +105,7 @@ class Chain:
     past_end: Tensor
 
     def ahead(self, total: Callable = torch.logsumexp) -> Tensor:
-        """What lies ahead of each candidate, see above: (B, T, k) nats, 0 from a row's last position on."""
+        """What lies ahead of each candidate: (B, T, k) nats, 0 from a row's last position on."""
         ahead = [torch.zeros_like(self.scores[:, 0])]
         for t in reversed(range(self.scores.shape[1] - 1)):
             after = self.edges[:, t] + (self.scores[:, t + 1] + ahead[-1])[:, None]  # (B, k, k)
@@ -107,7 +113,7 @@ class Chain:
         return torch.stack(ahead[::-1], 1)
 
     def log_probs(self, path: Tensor) -> Tensor:
-        """log p(y_t | y_<t, x), which sum to log p(y | x), of one candidate each, path (B, T). (B, T) nats."""
+        """log p(y_t | y_<t, x), (B, T) nats, of one candidate each, path (B, T)."""
         ahead = self.ahead()
         value, at = self.scores + ahead, path[..., None]
         log_Z = value[:, 0].logsumexp(-1, keepdim=True)
@@ -126,7 +132,7 @@ class Chain:
         return torch.stack(path, 1)
 
     def marginals(self) -> Tensor:
-        """p(y_t | x) of each candidate, (B, T, k), 0 past the end: what ``one_pass`` would say of them."""
+        """p(y_t | x) of each candidate, (B, T, k), 0 past the end."""
         value = self.scores + self.ahead()
         p = [value[:, 0].softmax(-1)]
         for t in range(1, value.shape[1]):
@@ -138,10 +144,10 @@ class Chain:
 def transition_loss(
     model: TransitionSAR, batch: Batch, reduction: str = "mean", k: int | None = None
 ) -> Tensor:
-    """-log p(y | x) in nats, over ``k`` candidates a position and y; None: as many as the model says.
+    """-log p(y | x) in nats, over ``k`` candidates a position and y (None: the model's).
 
-    reduction: "mean" per token, "sum", or "none": (B, T), -log p(y_t | y_<t, x). Too low where k < V, see
-    ``TransitionSAR``. Raises ValueError unless each row of y is as long as x.
+    reduction: "mean" per token, "sum", or "none": (B, T), -log p(y_t | y_<t, x). Too low where k <
+    V, see ``TransitionSAR``. Raises ValueError unless each row of y is as long as x.
     """
     if batch.y.shape != batch.x.shape or not torch.equal(batch.y_lengths, batch.x_lengths):
         raise Refusal(
@@ -161,8 +167,8 @@ def transition_pass(
 ) -> Decoded:
     """The most probable y as a whole, over ``k`` candidates a position (None: the model's).
 
-    x: (B, T) ids. lengths: (B,), None when every row is full. log_probs: log p(y_t | y_<t, x) over the
-    candidates, so that a row sums to log p(y | x). steps: 1, no network reads anything again.
+    x: (B, T) ids. lengths: (B,), None when every row is full. log_probs: log p(y_t | y_<t, x) over
+    the candidates, so that a row sums to log p(y | x). steps: 1, no network reads anything again.
     Raises TypeError or ValueError on wrong input.
     """
     if not isinstance(model, TransitionSAR):
