@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Mask, attend, check_mask, heads, visible
-from .blocks import Block, Config, Model, norm
+from .blocks import Block, Config, Model, decoder, log_softmax, norm
 from .checks import Refusal, WrongType, check_lengths, check_new, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
@@ -104,17 +104,21 @@ class DualStreamSAR(Model):
         return super().options | {"streams": len(self.streams)}
 
     def forward(
-        self, x: Tensor, lengths: Tensor | None = None, hint: Tensor | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        hint: Tensor | None = None,
+        trusted: bool = False,
     ) -> Tensor:
         """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns logits (B, T, V).
 
         hint: (B, T, D), or (B, 1, D) for all positions, added to what the query stream reads
         (``MaskedModel``'s and ``ShiftedLM``'s; Algorithm 1 has none).
         """
-        self.check_input(x, self.config.source_vocab, "x")
+        if not trusted:
+            self.check_input(x, self.config.source_vocab, "x")
+            lengths = None if lengths is None else check_lengths(lengths, x)
         T, turn = x.shape[1], self.turn(0, x.shape[1])
-        if lengths is not None:
-            lengths = check_lengths(lengths, x)
         mask = visible(self.mask, T, lengths, x.device)
 
         H = []  # H_L^c, H_L^q
@@ -159,7 +163,7 @@ def check_as_long(batch: Batch) -> None:
         )
 
 
-@torch.inference_mode()
+@decoder
 def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new=None) -> Decoded:
     """Algorithm 1's last line: the most probable token at every position, each on its own.
 
@@ -185,6 +189,8 @@ def given_x(
         raise WrongType(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
         )
-    log_q = model(x, lengths).log_softmax(-1)  # x is checked there
+    model.check_input(x, model.config.source_vocab, "x")
     own = check_lengths(lengths, x)
+    lengths = None if lengths is None else own
+    log_q = log_softmax(model(x, lengths, trusted=True))
     return log_q, own, past_end(own, x.shape[1])

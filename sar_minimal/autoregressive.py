@@ -101,10 +101,14 @@ class DecoderLM(Autoregressive):
         self.check_input(tokens, self.config.target_vocab, "tokens")
         return self._teacher_forced(tokens, None)
 
+    @property
+    def reads(self) -> int:
+        """V of what ``start`` reads, here of a prompt."""
+        return self.config.target_vocab
+
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
         """x: (B, P) prompts. Returns a state with room for ``new`` more, prompts and lengths."""
-        self.check_input(x, self.config.target_vocab, "x")
-        return self.new_state(len(x), x.shape[1] + new), x, lengths
+        return self.new_state(len(x), x.shape[1] + new - 1), x, lengths
 
 
 class EncoderDecoderAR(Autoregressive):
@@ -130,11 +134,17 @@ class EncoderDecoderAR(Autoregressive):
         self.check_input(y_in, self.config.target_vocab, "y_in")
         if len(y_in) != len(x):
             raise Refusal(f"y_in: expected {len(x)} rows as in x, got {len(y_in)}")
+        lengths = None if lengths is None else check_lengths(lengths, x)
         return self._teacher_forced(y_in, self.encode(x, lengths))
+
+    @property
+    def reads(self) -> int:
+        """V of what ``start`` reads, here of a source."""
+        return self.config.source_vocab
 
     def encode(self, x: Tensor, lengths: Tensor | None = None) -> list:
         """What each decoder layer reads of the source: per layer (keys and values, mask)."""
-        mask = None if lengths is None else padding_mask(check_lengths(lengths, x), x.shape[1])
+        mask = None if lengths is None else padding_mask(lengths, x.shape[1])
         turn = self.turn(0, x.shape[1])
         h = F.embedding(x, self.source_embed)  # (B, S, D)
         for layer in self.encoder:
@@ -144,13 +154,9 @@ class EncoderDecoderAR(Autoregressive):
 
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
         """x: (B, S) sources. Returns a state with room for ``new`` tokens, the prompt ``<s>``."""
-        self.check_input(x, self.config.source_vocab, "x")
         start = torch.full((len(x), 1), START, device=x.device)
-        return (
-            self.new_state(len(x), 1 + new, self.encode(x, lengths)),
-            start,
-            torch.ones_like(start[:, 0]),
-        )
+        state = self.new_state(len(x), new, self.encode(x, lengths))  # the last token is not read
+        return state, start, torch.ones_like(start[:, 0])
 
 
 def teacher_forced_loss(model: Autoregressive, batch: Batch, reduction: str = "mean") -> Tensor:

@@ -5,8 +5,10 @@ rotary, nothing has a bias: the document names none of these, and all of them tr
 faster.
 """
 
+import functools
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +48,30 @@ class Config:
             )
         if not 0 <= self.dropout < 1:
             raise Refusal(f"dropout: expected 0 <= dropout < 1, got {self.dropout!r}")
+
+
+def decoder(function: Callable) -> Callable:
+    """A function of models to tokens: without gradients, and without dropout, whatever mode they are in."""
+
+    @functools.wraps(function)
+    @torch.inference_mode()
+    def decode(*arguments, **options):
+        given = (*arguments, *options.values())
+        training = [m for m in given if isinstance(m, Model) and m.training]
+        for model in training:
+            model.eval()
+        try:
+            return function(*arguments, **options)
+        finally:
+            for model in training:
+                model.train()
+
+    return decode
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """log p over the last axis, in nats, never in less than float32."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def norm(h: Tensor, gain: Tensor) -> Tensor:
@@ -106,7 +132,11 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """What they share: the configuration, the start of training, the checks on input."""
+    """What they share: the configuration, the start of training, the checks on input.
+
+    ``forward`` is a door: it checks what it is given. A decoder, which is a door of its own, calls it
+    with ``trusted``, so that nothing is checked twice: on a GPU each check waits for the device.
+    """
 
     def __init__(self, config: Config):
         super().__init__()

@@ -59,7 +59,7 @@ def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths")
         raise Refusal(f"{name}: expected shape ({B},), one per row, got {tuple(lengths.shape)}")
     if int(lengths.min()) < 1 or int(lengths.max()) > T:
         raise Refusal(f"{name}: expected values in 1..{T}, got {lengths.tolist()}")
-    return lengths.to(tokens.device)
+    return lengths.to(tokens.device).long()
 
 
 def check_shifts(shifts: Tensor, tokens: Tensor, most: int) -> None:
@@ -95,4 +95,4 @@ def check_new(new, own: Tensor, name: str = "new", most: int | None = None) -> T
         raise Refusal(f"{name}: expected at least 1 token to make, got {int(new.min())}")
     if most is not None and int(new.max()) > most:
         raise Refusal(f"{name}: the model's max_length is {most}, got {int(new.max())} tokens")
-    return new.to(own.device)
+    return new.to(own.device).long()

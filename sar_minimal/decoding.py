@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autoregressive import Autoregressive, EncoderDecoderAR
-from .checks import Refusal, WrongType, check_lengths, check_new, check_tokens, check_whole
+from .blocks import decoder, log_softmax
+from .checks import Refusal, WrongType, check_lengths, check_new, check_whole
 from .data import Decoded
 from .shift import PAD, past_end
 
 
+@decoder
 def greedy(
     model: Autoregressive, x: Tensor, lengths=None, new=None, end_id: int | None = None
 ) -> Decoded:
@@ -34,6 +36,7 @@ def greedy(
     return _generate(model, x, lengths, new, end_id, lambda p: p.max(-1, keepdim=True))
 
 
+@decoder
 def sample(
     model: Autoregressive,
     x: Tensor,
@@ -64,7 +67,6 @@ def sample(
     return _generate(model, x, lengths, new, end_id, draw)
 
 
-@torch.inference_mode()
 def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
     """choose: log-probabilities (B, V) to the value and the id of one of them each, (B, 1)."""
     state, prompt, before, stop = begin(model, x, lengths, new, end_id)
@@ -73,10 +75,10 @@ def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
     given = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
 
     chunk = prompt[:, :read]
-    tokens, log_probs = [chunk], [torch.zeros_like(chunk)]
+    tokens, log_probs = [chunk], [zeros(chunk, model)]
     for t in range(read, longest):
         logits = model.step(chunk, state, last=True)[:, -1]  # (B, V)
-        value, chunk = choose(logits.log_softmax(-1))  # (B, 1) each
+        value, chunk = choose(log_softmax(logits))  # (B, 1) each
         if not even:  # a row still in its prompt keeps it; a row past its end gets PAD
             keep = ((t < before) | (t >= stop))[:, None]
             chunk = torch.where(keep, given[:, t : t + 1], chunk)
@@ -92,7 +94,7 @@ def _generate(model, x, lengths, new, end_id, choose) -> Decoded:
     return cut(model, torch.cat(tokens, 1), torch.cat(log_probs, 1), before, stop, steps)
 
 
-@torch.inference_mode()
+@decoder
 def beam(
     model: Autoregressive,
     x: Tensor,
@@ -113,17 +115,17 @@ def beam(
     rows = torch.arange(B, device=x.device).repeat_interleave(K)  # beam k of row b is b * K + k
     tokens = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
     tokens, before, stop = tokens[rows], before[rows], stop[rows]
-    log_probs = torch.zeros(B * K, longest, device=x.device)
+    log_probs = zeros(tokens, model)
     first = torch.arange(B * K, device=x.device) % K == 0
     # One beam to begin with: alike, they would stay alike.
-    score = torch.zeros(B * K, device=x.device).masked_fill(~first, -math.inf)
+    score = log_probs.new_zeros(B * K).masked_fill(~first, -math.inf)
 
     steps = 0
     logits = model.step(prompt[:, :read], state, last=True)[:, -1][rows]
     state.reorder(rows)
     for t in range(read, longest):
         steps += 1
-        p = logits.log_softmax(-1)  # (B * K, V)
+        p = log_softmax(logits)  # (B * K, V)
         given = (t < before) | (t >= stop)
         if bool(given.any()):  # a given token costs nothing, every other is out of the question
             only = torch.full_like(p, -math.inf).scatter_(1, tokens[:, t, None], 0.0)
@@ -145,7 +147,7 @@ def beam(
     return cut(model, tokens[top], log_probs[top], before[top], stop[top], steps)
 
 
-@torch.inference_mode()
+@decoder
 def log_likelihood(
     model: Autoregressive, x: Tensor, y: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
@@ -153,30 +155,30 @@ def log_likelihood(
 
     For a ``DecoderLM``, x is the prompt that y goes on from, and every row of it is full.
     """
-    _check(model, x)
-    lengths = check_lengths(lengths, x)
+    lengths = _check(model, x, lengths)
     model.check_input(y, model.config.target_vocab, "y")
     if len(y) != len(x):
         raise Refusal(f"y: expected {len(x)} rows as in x, got {len(y)}")
     state, prompt, _ = model.start(x, lengths, y.shape[1])
     together = torch.cat((prompt, y), dim=1)[:, : prompt.shape[1] + y.shape[1] - 1]
     logits = model.step(together, state)[:, prompt.shape[1] - 1 :]  # (B, T, V)
-    return logits.log_softmax(-1).gather(2, y[..., None])[..., 0]
+    return log_softmax(logits).gather(2, y[..., None])[..., 0]
 
 
-def _check(model, x):
+def _check(model, x, lengths):
+    """The lengths of x, (B,), once model, x and lengths are what they should be."""
     if not isinstance(model, Autoregressive):
         raise WrongType(
             f"model: expected an autoregressive one (EncoderDecoderAR, DecoderLM), got {type(model).__name__}"
         )
-    check_tokens(x, "x")
+    model.check_input(x, model.reads, "x")
+    return check_lengths(lengths, x)
 
 
 def begin(model, x, lengths, new, end_id):
     """Check what a caller gave; start the model. Returns the state, the prompt, and for each row
     where its prompt ends and where its new tokens do, (B,) each."""
-    _check(model, x)
-    own = check_lengths(lengths, x)
+    own = _check(model, x, lengths)
     new = own if new is None else check_new(new, own)
     if end_id is not None and not 0 <= end_id < model.config.target_vocab:
         raise Refusal(
@@ -184,6 +186,12 @@ def begin(model, x, lengths, new, end_id):
         )
     state, prompt, before = model.start(x, own, int(new.max()))
     return state, prompt, before, before + new
+
+
+def zeros(tokens: Tensor, model: Autoregressive) -> Tensor:
+    """Log-probabilities for ``tokens``, 0 each, of the precision that the model's come in."""
+    dtype = torch.promote_types(model.embed.dtype, torch.float32)
+    return torch.zeros(tokens.shape, dtype=dtype, device=tokens.device)
 
 
 def cut(model, tokens, log_probs, before, stop, steps) -> Decoded:

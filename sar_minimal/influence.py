@@ -14,7 +14,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Block, Model
-from .checks import Refusal
+from .checks import Refusal, WrongType
 
 
 @contextmanager
@@ -45,18 +45,20 @@ def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
     """The first blocks that read ``side``, "source" (x) or "output" (y, or a language model's own
     text), each with its embedding table. Algorithm 1 has two on the source, and none on the
     output."""
-    found = {"source": [], "output": []}
-    if isinstance(model, DualStreamSAR):
-        found["source"] = [
-            (layers[0], E) for layers, E in zip(model.streams, model.embed, strict=True)
-        ]
-    if isinstance(model, EncoderDecoderAR):
-        found["source"] = [(model.encoder[0], model.source_embed)]
-    if isinstance(model, Autoregressive):
-        found["output"] = [(model.layers[0], model.embed)]
-    if side not in found:
+    if side not in ("source", "output"):
         raise Refusal(f"side: expected 'source' or 'output', got {side!r}")
-    return found[side]
+    if isinstance(model, DualStreamSAR):
+        pairs = zip(model.streams, model.embed, strict=True)
+        return [(layers[0], E) for layers, E in pairs] if side == "source" else []
+    if not isinstance(model, Autoregressive):
+        raise WrongType(
+            "model: expected a DualStreamSAR, an EncoderDecoderAR or a DecoderLM, got "
+            f"{type(model).__name__}"
+        )
+    if side == "output":
+        return [(model.layers[0], model.embed)]
+    reads_x = isinstance(model, EncoderDecoderAR)
+    return [(model.encoder[0], model.source_embed)] if reads_x else []
 
 
 def influence(

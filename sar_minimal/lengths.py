@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .attention import padding_mask
-from .blocks import Config, Model, norm
+from .blocks import Config, Model, decoder, log_softmax, norm
 from .checks import (
     Refusal,
     WrongType,
@@ -48,7 +48,10 @@ def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
     """
     check_tokens(x, "x")
     S = check_lengths(lengths, x)
-    T = check_new(T, S, "T")
+    return _stretched(x, S, check_new(T, S, "T"))
+
+
+def _stretched(x: Tensor, S: Tensor, T: Tensor) -> Tensor:
     t = torch.arange(int(T.max()), device=x.device)
     place = (t * S[:, None] // T[:, None]).clamp(max=x.shape[1] - 1)  # (B, max T)
     return x.gather(1, place).masked_fill(past_end(T, len(t)), PAD)
@@ -68,18 +71,21 @@ class LengthSAR(Model):
         self.head = nn.Parameter(torch.empty(config.width, config.max_length))
         self.initialise()
 
-    def forward(self, x: Tensor, T: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, T: Tensor, lengths: Tensor | None = None, trusted: bool = False
+    ) -> Tensor:
         """x: (B, S) ids. T: (B,) integers, how long y is. lengths: (B,) of x, None when no row is
         padded. Returns logits (B, max T, V)."""
-        self.check_input(x, self.config.source_vocab, "x")
-        T = check_new(T, check_lengths(lengths, x), "T", self.config.max_length)
-        stretched, own = _marked(uniform_copy(x, lengths, T), T)
-        return neighbours(self.streams(stretched, own))[1]  # behind <s>
+        if not trusted:
+            self.check_input(x, self.config.source_vocab, "x")
+            lengths = check_lengths(lengths, x)
+            T = check_new(T, lengths, "T", self.config.max_length)
+        stretched = _marked(_stretched(x, lengths, T), T)
+        return neighbours(self.streams(*stretched, trusted=True))[1]  # behind <s>
 
     def length_logits(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(T | x) of T = 1, 2, ..., up to a constant: (B, max_length) from x (B, S)."""
-        self.check_input(x, self.config.source_vocab, "x")
-        x, own = _marked(x, check_lengths(lengths, x))
+        x, own = _marked(x, check_lengths(None, x) if lengths is None else lengths)
         s = self.streams
         turn, mask = s.turn(0, x.shape[1]), padding_mask(own, x.shape[1])
         h = F.embedding(x, s.embed[0])  # (B, 1 + S, D)
@@ -109,12 +115,13 @@ class CTCSAR(Model):
         """The blank, the id behind y's vocabulary."""
         return self.config.target_vocab
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, trusted: bool = False) -> Tensor:
         """x: (B, S) ids. lengths: (B,), None when all are full. Returns logits (B, u S, V + 1)."""
-        self.check_input(x, self.config.source_vocab, "x")
-        u = self.upsample
-        copies, own = _marked(x.repeat_interleave(u, 1), u * check_lengths(lengths, x))
-        return neighbours(self.streams(copies, own))[1]  # behind <s>
+        if not trusted:
+            self.check_input(x, self.config.source_vocab, "x")
+            lengths = check_lengths(lengths, x)
+        copies = _marked(x.repeat_interleave(self.upsample, 1), self.upsample * lengths)
+        return neighbours(self.streams(*copies, trusted=True))[1]  # behind <s>
 
 
 def _algorithm_1(config: Config, places: int, vocab: int) -> DualStreamSAR:
@@ -174,7 +181,7 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
 # ---------------------------------------------------------------- decoders
 
 
-@torch.inference_mode()
+@decoder
 def length_pass(
     model: LengthSAR, x: Tensor, lengths: Tensor | None = None, new=None, beam: int = 1
 ) -> Decoded:
@@ -189,7 +196,7 @@ def length_pass(
     if not isinstance(model, LengthSAR):
         raise WrongType(f"model: expected a LengthSAR, got {type(model).__name__}")
     check_whole("beam", beam)
-    check_tokens(x, "x")
+    model.check_input(x, model.config.source_vocab, "x")
     own, B, K = check_lengths(lengths, x), len(x), min(beam, model.config.max_length)
     if new is not None:
         if beam != 1:
@@ -197,10 +204,10 @@ def length_pass(
         T = check_new(new, own, "new", model.config.max_length)
         log_p = torch.zeros(B, 1, device=x.device)
     else:
-        log_p, T = model.length_logits(x, lengths).log_softmax(-1).topk(K)  # (B, K) each
+        log_p, T = log_softmax(model.length_logits(x, own)).topk(K)  # (B, K) each
         T = T.flatten() + 1
         x, own = x.repeat_interleave(K, 0), own.repeat_interleave(K)
-    value, tokens = model(x, T, own).log_softmax(-1).max(-1)  # (B K, max T) each
+    value, tokens = log_softmax(model(x, T, own, trusted=True)).max(-1)  # (B K, max T) each
     behind = past_end(T, tokens.shape[1])
     tokens, value = tokens.masked_fill(behind, PAD), value.masked_fill(behind, 0.0)
     score = log_p + value.sum(1).view(B, -1)  # (B, K)
@@ -209,7 +216,7 @@ def length_pass(
     return Decoded(tokens[best, :longest], value[best, :longest], T[best], 1, int(new is None))
 
 
-@torch.inference_mode()
+@decoder
 def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded:
     """The most probable output at each of the u S places, collapsed: the best way.
 
@@ -221,9 +228,10 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded
     """
     if not isinstance(model, CTCSAR):
         raise WrongType(f"model: expected a CTCSAR, got {type(model).__name__}")
-    check_tokens(x, "x")
-    places = model.upsample * check_lengths(lengths, x)
-    value, way = model(x, lengths).log_softmax(-1).max(-1)  # (B, u S) each
+    model.check_input(x, model.config.source_vocab, "x")
+    own = check_lengths(lengths, x)
+    places = model.upsample * own
+    value, way = log_softmax(model(x, own, trusted=True)).max(-1)  # (B, u S) each
     value = value.masked_fill(past_end(places, way.shape[1]), 0.0)
     tokens, of, T = collapse(way, model.blank_id, places)
     log_probs = torch.zeros_like(value).scatter_add(1, of, value)[:, : tokens.shape[1]]

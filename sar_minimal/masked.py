@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
-from .blocks import Config, Model
-from .checks import Refusal, WrongType, check_lengths, check_tokens, check_whole
+from .blocks import Config, Model, decoder, log_softmax
+from .checks import Refusal, WrongType, check_lengths, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
@@ -34,16 +34,20 @@ class MaskedModel(Model):
         """MASK, the id behind y's vocabulary."""
         return self.config.target_vocab
 
-    def forward(self, x: Tensor, y: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, y: Tensor, lengths: Tensor | None = None, trusted: bool = False
+    ) -> Tensor:
         """x: (B, T) ids. y: (B, T) ids, ``mask_id`` where hidden. lengths: (B,) of both, None when
         no row is padded. Returns logits (B, T, V); they say nothing of use where y is shown."""
-        check_tokens(x, "x")
-        self.check_input(y, self.config.target_vocab + 1, "y")
-        if y.shape != x.shape:
-            raise Refusal(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
+        if not trusted:
+            self.check_input(x, self.config.source_vocab, "x")
+            self.check_input(y, self.config.target_vocab + 1, "y")
+            if y.shape != x.shape:
+                raise Refusal(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
+            lengths = None if lengths is None else check_lengths(lengths, x)
         hidden = (y == self.mask_id)[..., None]
         hint = F.embedding(y.masked_fill(hidden[..., 0], PAD), self.embed).masked_fill(hidden, 0.0)
-        return self.streams(x, lengths, hint)
+        return self.streams(x, lengths, hint, trusted=True)
 
 
 def masked_loss(model: MaskedModel, batch: Batch, reduction: str = "mean") -> Tensor:
@@ -72,7 +76,7 @@ def hide(batch: Batch, mask_id: int, everything: bool = False) -> tuple[Tensor, 
     return shown, batch.y.masked_fill(~hidden, IGNORE)
 
 
-@torch.inference_mode()
+@decoder
 def mask_predict(
     model: MaskedModel, x: Tensor, lengths: Tensor | None = None, iterations: int = 4
 ) -> Decoded:
@@ -88,9 +92,9 @@ def mask_predict(
     if not isinstance(model, MaskedModel):
         raise WrongType(f"model: expected a MaskedModel, got {type(model).__name__}")
     check_whole("iterations", iterations)
-    check_tokens(x, "x")
+    model.check_input(x, model.config.source_vocab, "x")
     own = check_lengths(lengths, x)
-    behind = past_end(own, x.shape[1])
+    behind, lengths = past_end(own, x.shape[1]), None if lengths is None else own
     tokens = torch.full(x.shape, PAD, device=x.device)
     log_probs = torch.zeros(x.shape, device=x.device)
     for i in range(iterations):
@@ -99,8 +103,8 @@ def mask_predict(
         hidden = certain.argsort(dim=1, stable=True).argsort(1) < number[:, None]
         if not bool(hidden.any()):  # every row is shorter than there are iterations
             return Decoded(tokens, log_probs, own, i)
-        logits = model(x, tokens.masked_fill(hidden, model.mask_id), lengths)
-        value, best = logits.log_softmax(-1).max(-1)  # (B, T) each
+        logits = model(x, tokens.masked_fill(hidden, model.mask_id), lengths, trusted=True)
+        value, best = log_softmax(logits).max(-1)  # (B, T) each
         tokens = torch.where(hidden, best, tokens)
         log_probs = torch.where(hidden, value, log_probs)
     return Decoded(tokens, log_probs, own, iterations)

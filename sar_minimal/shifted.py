@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
-from .blocks import Config, Model
-from .checks import WrongType, check_lengths, check_shifts, check_tokens, check_whole
+from .blocks import Config, Model, decoder, log_softmax
+from .checks import WrongType, check_lengths, check_shifts, check_whole
 from .data import Batch, Decoded
 from .losses import slm_loss
 from .shift import START, shift_right
@@ -32,21 +32,23 @@ class ShiftedLM(Model):
         self.embed = nn.Parameter(torch.empty(shifts, config.width))
         self.initialise()
 
-    def forward(self, tokens: Tensor, shifts: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, shifts: Tensor, trusted: bool = False) -> Tensor:
         """tokens: (B, T) ids. shifts: (B,) integers in 1..K, one per row. Returns logits (B, T, V):
         ``logits[b, t]`` is the token's ``shifts[b]`` steps after tokens[b, t], given tokens[b, :t +
         1]."""
-        self.check_input(tokens, self.config.target_vocab, "tokens")
-        check_shifts(shifts, tokens, self.shifts)
-        return self.streams(tokens, hint=F.embedding(shifts - 1, self.embed)[:, None])
+        if not trusted:
+            self.check_input(tokens, self.config.target_vocab, "tokens")
+            check_shifts(shifts, tokens, self.shifts)
+        hint = F.embedding(shifts - 1, self.embed)[:, None]
+        return self.streams(tokens, hint=hint, trusted=True)
 
     def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The K tokens behind each row's end, in one pass: logits (B, K, V) from tokens (B, T)."""
-        check_tokens(tokens, "tokens")
         B, K = len(tokens), self.shifts
         shifts = torch.arange(1, K + 1, device=tokens.device).repeat(B)  # (B K,)
-        last = (check_lengths(lengths, tokens) - 1).repeat_interleave(K)
-        logits = self(tokens.repeat_interleave(K, 0), shifts)  # (B K, T, V)
+        own = check_lengths(None, tokens) if lengths is None else lengths
+        last = (own - 1).repeat_interleave(K)
+        logits = self(tokens.repeat_interleave(K, 0), shifts, trusted=True)  # (B K, T, V)
         return logits[torch.arange(B * K, device=tokens.device), last].view(B, K, -1)
 
 
@@ -70,7 +72,7 @@ def draw_shifts(batch: Batch, K: int) -> Tensor:
     return 1 + (torch.rand(len(most)).to(most.device) * most).long()
 
 
-@torch.inference_mode()
+@decoder
 def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> Decoded:
     """The K tokens behind each row of x (B, T) in one pass, each shift's most probable.
 
@@ -80,5 +82,7 @@ def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> De
     """
     if not isinstance(model, ShiftedLM):
         raise WrongType(f"model: expected a ShiftedLM, got {type(model).__name__}")
-    log_probs, tokens = model.ahead(x, lengths).log_softmax(-1).max(-1)  # (B, K) each
-    return Decoded(tokens, log_probs, torch.full_like(x[:, 0], tokens.shape[1]), 1)
+    model.check_input(x, model.config.target_vocab, "tokens")
+    own = check_lengths(lengths, x)
+    log_probs, tokens = log_softmax(model.ahead(x, own)).max(-1)  # (B, K) each
+    return Decoded(tokens, log_probs, torch.full_like(own, tokens.shape[1]), 1)

@@ -30,15 +30,15 @@ from torch import Tensor
 
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
-from .blocks import Model
+from .blocks import Model, decoder, log_softmax
 from .checks import Refusal, WrongType, check_range, check_tokens, check_whole
 from .data import Decoded
-from .decoding import begin, cut
+from .decoding import begin, cut, zeros
 from .shift import PAD, past_end
 from .shifted import ShiftedLM
 
 
-@torch.inference_mode()
+@decoder
 def jacobi(
     model: Autoregressive,
     x: Tensor,
@@ -57,14 +57,14 @@ def jacobi(
     """
     check_whole("window", window)
     state, prompt, before, stop = begin(model, x, lengths, new, end_id)
-    tokens, log_probs, at = _room(prompt, before, stop)
+    tokens, log_probs, at = _room(model, prompt, before, stop)
     longest, done, read, steps = len(at), before, 0, 0
     while (first := int(done.min())) < longest:
         last = min(first + window, longest)
         state.cache.used = read  # what lies behind was a guess
         logits = model.step(tokens[:, read : last - 1], state)[:, first - 1 - read :]
         steps += 1
-        value, best = logits.log_softmax(-1).max(-1)  # (B, last - first) each
+        value, best = log_softmax(logits).max(-1)  # (B, last - first) each
         guess, given = tokens[:, first:last], at[first:last] < before[:, None]
         best = torch.where(given, guess, best)
         holds = (guess == best).cumprod(1).sum(1)  # (B,): how many before the first that changed
@@ -92,7 +92,7 @@ def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     return keep, torch.where(total > 0, rest / total, p)  # nothing is left when q = p: all is kept
 
 
-@torch.inference_mode()
+@decoder
 def draft_and_verify(
     model: Autoregressive,
     x: Tensor,
@@ -124,7 +124,7 @@ def draft_and_verify(
         raise Refusal(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
     ask = _asker(model, x, lengths, draft, temperature, generator)
     stands = isinstance(draft, DualStreamSAR)
-    tokens, log_probs, at = _room(prompt, before, stop)
+    tokens, log_probs, at = _room(model, prompt, before, stop)
     longest, done, read, steps = len(at), before, 0, 0
     while (first := int(done.min())) < longest:
         if steps == 0 or not stands:
@@ -143,7 +143,7 @@ def draft_and_verify(
         holds, other = _judge(logits, guess, fixed, q, first, temperature, generator)
         turned_down = at[first:last] == first + holds[:, None]
         chosen = torch.where(turned_down, other, guess)
-        value = logits.log_softmax(-1).gather(2, chosen[..., None])[..., 0]
+        value = log_softmax(logits).gather(2, chosen[..., None])[..., 0]
         tokens[:, first:last], log_probs[:, first:last] = chosen, value
         done = torch.maximum(done, (first + holds + 1).clamp(max=last))
         done, stop = _settle(tokens, before, stop, done, end_id)
@@ -151,12 +151,12 @@ def draft_and_verify(
     return cut(model, tokens, log_probs, before, stop, steps)
 
 
-def _room(prompt, before, stop):
+def _room(model, prompt, before, stop):
     """Tokens and log-probabilities, (B, longest) each, and their positions, (longest,)."""
     at = torch.arange(int(stop.max()), device=prompt.device)
     tokens = F.pad(prompt.long(), (0, len(at) - prompt.shape[1]), value=PAD)
     tokens = tokens.masked_fill(past_end(before, len(at)), PAD)
-    return tokens, torch.zeros(tokens.shape, device=tokens.device), at
+    return tokens, zeros(tokens, model), at
 
 
 def _settle(tokens, before, stop, done, end_id):
@@ -184,7 +184,9 @@ def _asker(model, x, lengths, draft, temperature, generator):
                 raise Refusal(f"draft: expected {side} {one} as in model, got {other}")
 
         def ask(tokens, own):
-            logits = draft(x, lengths) if one_pass else draft.ahead(tokens, own)  # (B, k, V)
+            logits = (
+                draft(x, lengths, trusted=True) if one_pass else draft.ahead(tokens, own)
+            )  # (B, k, V)
             if temperature is None:
                 return logits.argmax(-1), None
             q = (logits / temperature).softmax(-1)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
-from .blocks import Config, Model
+from .blocks import Config, Model, decoder
 from .checks import Refusal, WrongType, check_lengths, check_range, check_whole
 from .data import Batch, Decoded
 from .losses import reduced
@@ -56,9 +56,9 @@ class TransitionSAR(Model):
         )  # E_1, E_2
         self.initialise()
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, trusted: bool = False) -> Tensor:
         """x: (B, T) ids. lengths: (B,), None when all are full. Returns the scores s, (B, T, V)."""
-        return self.streams(x, lengths)
+        return self.streams(x, lengths, trusted=trusted)
 
     def chain(
         self,
@@ -74,8 +74,10 @@ class TransitionSAR(Model):
         """
         k = self.candidates if k is None else k
         check_whole("k", k)
-        scores = self(x, lengths)
-        behind = past_end(check_lengths(lengths, x), x.shape[1])
+        self.check_input(x, self.config.source_vocab, "x")
+        own = check_lengths(lengths, x)
+        scores = self(x, None if lengths is None else own, trusted=True)
+        behind = past_end(own, x.shape[1])
         with torch.autocast(x.device.type, enabled=False):  # nats are never summed in half
             scores, (B, T, V) = scores.to(self.before.dtype), scores.shape
             if k >= V:
@@ -161,7 +163,7 @@ def transition_loss(
     return reduced(-chain.log_probs(path), batch.y, reduction)
 
 
-@torch.inference_mode()
+@decoder
 def transition_pass(
     model: TransitionSAR, x: Tensor, lengths: Tensor | None = None, k: int | None = None
 ) -> Decoded:
@@ -176,4 +178,4 @@ def transition_pass(
     chain = model.chain(x, lengths, k)
     path = chain.best()
     tokens = chain.ids.gather(2, path[..., None])[..., 0].masked_fill(chain.past_end, PAD)
-    return Decoded(tokens, chain.log_probs(path), check_lengths(lengths, x), 1)
+    return Decoded(tokens, chain.log_probs(path), (~chain.past_end).sum(1), 1)

@@ -1202,3 +1202,43 @@ def full_disk_keeps_the_old_file(tmp_path):
             raise AssertionError("nobody was told that the disk is full")
     assert path.read_bytes() == b"old, whole", "the old file is gone"
     assert list(tmp_path.iterdir()) == [path], f"left behind: {list(tmp_path.iterdir())}"
+
+
+# ---------------------------------------------------------------- all decoders alike
+
+EVERY_DECODER = {
+    "one_pass": ("sar-full-2-vocabulary", one_pass),
+    "mask_predict": ("masked", mask_predict),
+    "transition_pass": ("transition", transition_pass),
+    "length_pass": ("length", length_pass),
+    "ctc_pass": ("ctc", ctc_pass),
+    "look_ahead": ("shifted", look_ahead),
+    "greedy": ("ar", greedy),
+    "beam": ("ar", beam),
+    "jacobi": ("ar", jacobi),
+    "draft_and_verify": ("ar", lambda model, x: draft_and_verify(model, x, same_draft)),
+    "sample": ("ar", lambda model, x: sample(model, x, generator=torch.Generator().manual_seed(0))),
+    "greedy, no source": ("lm", greedy),
+}
+
+
+def same_draft(tokens, lengths):
+    return tokens[:, :1].clamp(min=4)
+
+
+@law(*EVERY_DECODER)
+def decoders_do_not_drop(which):
+    """Whatever mode the model is in, and left in that mode; tokens and lengths are int64, nats as precise as
+    the weights but never half; and 8 tokens are decoded where max_length is 8."""
+    name, decode = EVERY_DECODER[which]
+    model, x = build(name, dropout=0.5, max_length=8), tokens(3, 4 if name == "lm" else 8)
+    if name == "lm":  # 4 of the 8 are the prompt
+        assert decode(model, x, new=5).tokens.shape == (3, 5)
+    rest, narrow = decode(model, x), decode(model, x.int())
+    busy = decode(model.train(), x)
+    assert model.training and all(part.training for part in model.modules())
+    for other in (busy, narrow):
+        _same_decoding(other, rest, which)
+        assert (other.tokens.dtype, other.lengths.dtype) == (torch.int64, torch.int64)
+    assert rest.log_probs.dtype == torch.float32
+    assert decode(model.double(), x).log_probs.dtype == torch.float64

@@ -242,12 +242,13 @@ def test_longer_than_the_model():
     refuses(ValueError, f"^x: .*{message}", model, X, short)
     refuses(ValueError, f"^y_in: .*{message}", model, short, X)
     refuses(ValueError, f"^x: .*{message}", greedy, model, X, new=2)
-    for decode in DECODERS:
-        refuses(
-            ValueError, "^new: .*max_length is 4, got 5 tokens in all", decode, model, short, new=4
-        )
-        message = "^new: .*max_length is 6, got 7 tokens in all"
-        refuses(ValueError, message, decode, build("lm", max_length=6), X, new=2)
+    for decode in DECODERS:  # the last token is said, and read by nobody
+        assert decode(model, short, new=4).tokens.shape == (2, 4)
+        message = "^new: .*max_length is 4, got 5 tokens in all"
+        refuses(ValueError, message, decode, model, short, new=5)
+        writer, message = build("lm", max_length=6), "^new: .*max_length is 6, got 7 tokens in all"
+        assert decode(writer, X, new=2).tokens.shape == (2, 2)
+        refuses(ValueError, message, decode, writer, X, new=3)
 
 
 def test_rows_of_x_and_y():
