@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .attention import Mask, attend, check_mask, heads, visible
 from .blocks import Block, Config, Model, decoder, log_softmax, norm
-from .checks import Refusal, WrongType, check_lengths, check_new, check_whole
+from .checks import Refusal, WrongType, check_new, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
-from .shift import PAD, past_end
+from .shift import past_end
 
 
 class ContentQueryAttention(nn.Module):
@@ -116,8 +116,8 @@ class DualStreamSAR(Model):
         (``MaskedModel``'s and ``ShiftedLM``'s; Algorithm 1 has none).
         """
         if not trusted:
-            self.check_input(x, self.config.source_vocab, "x")
-            lengths = None if lengths is None else check_lengths(lengths, x)
+            own = self.check_source(x, lengths)
+            lengths = None if lengths is None else own
         T, turn = x.shape[1], self.turn(0, x.shape[1])
         mask = visible(self.mask, T, lengths, x.device)
 
@@ -171,14 +171,14 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
     many as x has, or None, which is the same; other lengths are for the models of ``lengths.py``.
     Raises TypeError or ValueError on wrong input, or a model that needs its own output.
     """
-    log_q, own, behind = given_x(model, x, lengths)
+    log_q, own, _ = given_x(model, x, lengths)
     if new is not None and bool(((asked := check_new(new, own)) != own).any()):
         raise Refusal(
             f"new: one_pass makes one token for each of x, expected {own.tolist()[:4]} or None, got "
             f"{asked.tolist()[:4]}; for other lengths predict T (LengthSAR) or say blanks (CTCSAR)"
         )
     log_probs, tokens = log_q.max(-1)  # (B, T) each
-    return Decoded(tokens.masked_fill(behind, PAD), log_probs.masked_fill(behind, 0.0), own, 1)
+    return Decoded.of(tokens, log_probs, own, 1)
 
 
 def given_x(
@@ -189,8 +189,7 @@ def given_x(
         raise WrongType(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
         )
-    model.check_input(x, model.config.source_vocab, "x")
-    own = check_lengths(lengths, x)
+    own = model.check_source(x, lengths)
     lengths = None if lengths is None else own
     log_q = log_softmax(model(x, lengths, trusted=True))
     return log_q, own, past_end(own, x.shape[1])

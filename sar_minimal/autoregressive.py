@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import KeyValueCache, Mask, causal_mask, check_mask, padding_mask, visible
 from .blocks import Block, Config, Model, norm
-from .checks import Refusal, check_lengths, check_whole
+from .checks import Refusal, check_whole
 from .data import Batch
 from .losses import ar_loss
 from .shift import START, shift_right
@@ -130,12 +130,11 @@ class EncoderDecoderAR(Autoregressive):
         """Teacher forcing. x: (B, S). y_in: (B, T), the target read one step later
         (``shift_right``). lengths: (B,) of x, None when no row is padded. Returns logits (B, T,
         V)."""
-        self.check_input(x, self.config.source_vocab, "x")
+        own = self.check_source(x, lengths)
         self.check_input(y_in, self.config.target_vocab, "y_in")
         if len(y_in) != len(x):
             raise Refusal(f"y_in: expected {len(x)} rows as in x, got {len(y_in)}")
-        lengths = None if lengths is None else check_lengths(lengths, x)
-        return self._teacher_forced(y_in, self.encode(x, lengths))
+        return self._teacher_forced(y_in, self.encode(x, None if lengths is None else own))
 
     @property
     def reads(self) -> int:

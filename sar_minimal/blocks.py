@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend, heads, rotations
-from .checks import Refusal, check_range, check_tokens, check_whole
+from .checks import Refusal, check_lengths, check_range, check_tokens, check_whole
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,11 @@ class Model(nn.Module):
                 f"{name}: the model's max_length is {self.config.max_length}, got {tokens.shape[1]} tokens"
             )
         check_range(tokens, vocab, name)
+
+    def check_source(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The lengths of x (B, S), (B,), once both are what they should be."""
+        self.check_input(x, self.config.source_vocab, "x")
+        return check_lengths(lengths, x)
 
     def number_of_parameters(self) -> int:
         return sum(weight.numel() for weight in self.parameters())

@@ -22,6 +22,12 @@ def check_whole(name: str, value, least: int = 1) -> None:
         raise Refusal(f"{name}: expected a whole number >= {least}, got {value!r}")
 
 
+def check_model(model, kind: type) -> None:
+    """Raise WrongType unless ``model`` is of a kind, or of one of several."""
+    if not isinstance(model, kind):
+        raise WrongType(f"model: expected a {kind.__name__}, got {type(model).__name__}")
+
+
 def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
     """Raise unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
     if not isinstance(tokens, Tensor):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checks import Refusal, check_whole
-from .shift import IGNORE, PAD, UNKNOWN
+from .shift import IGNORE, PAD, UNKNOWN, past_end
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
 
@@ -255,6 +255,18 @@ class Decoded:
     @property
     def calls(self) -> int:
         return self.steps + self.reads
+
+    @classmethod
+    def of(cls, tokens: Tensor, log_probs: Tensor, lengths: Tensor, steps: int, reads: int = 0):
+        """As the constructor, whatever stands behind each row's end."""
+        behind = past_end(lengths, tokens.shape[1])
+        return cls(
+            tokens.masked_fill(behind, PAD),
+            log_probs.masked_fill(behind, 0.0),
+            lengths,
+            steps,
+            reads,
+        )
 
 
 def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[list[int]]:

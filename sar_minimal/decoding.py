@@ -19,7 +19,7 @@ from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import decoder, log_softmax
 from .checks import Refusal, WrongType, check_lengths, check_new, check_whole
 from .data import Decoded
-from .shift import PAD, past_end
+from .shift import PAD
 
 
 @decoder
@@ -199,11 +199,5 @@ def cut(model, tokens, log_probs, before, stop, steps) -> Decoded:
     lengths = stop - before
     at = torch.arange(int(lengths.max()), device=tokens.device)  # (T,)
     place = (before[:, None] + at).clamp(max=tokens.shape[1] - 1)
-    behind = past_end(lengths, len(at))
-    return Decoded(
-        tokens.gather(1, place).masked_fill(behind, PAD),
-        log_probs.gather(1, place).masked_fill(behind, 0.0),
-        lengths,
-        steps,
-        reads=int(isinstance(model, EncoderDecoderAR)),
-    )
+    reads = int(isinstance(model, EncoderDecoderAR))
+    return Decoded.of(tokens.gather(1, place), log_probs.gather(1, place), lengths, steps, reads)

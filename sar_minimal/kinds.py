@@ -1,18 +1,5 @@
 """The models of the book, one row each: what it is, what trains it, what decodes it.
 
-==============  =====================================================  ==================
-model           what it computes                                       document
-==============  =====================================================  ==================
-``sar``         p(y_t | x) for all t at once, from x alone             Algorithm 1, 3.2
-``ar``          p(y_t | y_<t, x), the fair autoregressive baseline     section 2, L_AR
-``lm``          p(x_t | x_<t), no source at all                        section 2
-``masked``      p(y_t | x, the part of y that is shown)                (Ghazvininejad 2019)
-``shifted``     p(x_{t+k} | x_<=t), told the shift k                   section 1.3, SLM
-``length``      p(T | x) p(y | x, T)                                   (Gu 2018)
-``ctc``         p(y | x), y of any length                              (Libovicky 2018)
-``transition``  p(y | x) as a chain                                    (Sun 2019)
-==============  =====================================================  ==================
-
 Whoever trains, decodes, stores or compares models asks here; a new one is a file and a row.
 """
 

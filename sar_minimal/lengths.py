@@ -25,8 +25,8 @@ from .attention import padding_mask
 from .blocks import Config, Model, decoder, log_softmax, norm
 from .checks import (
     Refusal,
-    WrongType,
     check_lengths,
+    check_model,
     check_new,
     check_range,
     check_tokens,
@@ -77,8 +77,7 @@ class LengthSAR(Model):
         """x: (B, S) ids. T: (B,) integers, how long y is. lengths: (B,) of x, None when no row is
         padded. Returns logits (B, max T, V)."""
         if not trusted:
-            self.check_input(x, self.config.source_vocab, "x")
-            lengths = check_lengths(lengths, x)
+            lengths = self.check_source(x, lengths)
             T = check_new(T, lengths, "T", self.config.max_length)
         stretched = _marked(_stretched(x, lengths, T), T)
         return neighbours(self.streams(*stretched, trusted=True))[1]  # behind <s>
@@ -118,8 +117,7 @@ class CTCSAR(Model):
     def forward(self, x: Tensor, lengths: Tensor | None = None, trusted: bool = False) -> Tensor:
         """x: (B, S) ids. lengths: (B,), None when all are full. Returns logits (B, u S, V + 1)."""
         if not trusted:
-            self.check_input(x, self.config.source_vocab, "x")
-            lengths = check_lengths(lengths, x)
+            lengths = self.check_source(x, lengths)
         copies = _marked(x.repeat_interleave(self.upsample, 1), self.upsample * lengths)
         return neighbours(self.streams(*copies, trusted=True))[1]  # behind <s>
 
@@ -193,11 +191,9 @@ def length_pass(
     log_probs: of the tokens given T, without p(T | x). steps: 1. reads: 1, for x is read for its
     length before; 0 when new is given. Raises TypeError or ValueError on wrong input.
     """
-    if not isinstance(model, LengthSAR):
-        raise WrongType(f"model: expected a LengthSAR, got {type(model).__name__}")
+    check_model(model, LengthSAR)
     check_whole("beam", beam)
-    model.check_input(x, model.config.source_vocab, "x")
-    own, B, K = check_lengths(lengths, x), len(x), min(beam, model.config.max_length)
+    own, B, K = model.check_source(x, lengths), len(x), min(beam, model.config.max_length)
     if new is not None:
         if beam != 1:
             raise Refusal(f"beam: expected 1 when new is given, got {beam}")
@@ -226,16 +222,14 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded
     anything sums to log p(way | x), which is at most log p(y | x), the sum over all ways
     (``ctc_loss``). steps: 1. Raises TypeError or ValueError on wrong input.
     """
-    if not isinstance(model, CTCSAR):
-        raise WrongType(f"model: expected a CTCSAR, got {type(model).__name__}")
-    model.check_input(x, model.config.source_vocab, "x")
-    own = check_lengths(lengths, x)
+    check_model(model, CTCSAR)
+    own = model.check_source(x, lengths)
     places = model.upsample * own
     value, way = log_softmax(model(x, own, trusted=True)).max(-1)  # (B, u S) each
     value = value.masked_fill(past_end(places, way.shape[1]), 0.0)
     tokens, of, T = collapse(way, model.blank_id, places)
     log_probs = torch.zeros_like(value).scatter_add(1, of, value)[:, : tokens.shape[1]]
-    return Decoded(tokens, log_probs.masked_fill(past_end(T, tokens.shape[1]), 0.0), T, 1)
+    return Decoded.of(tokens, log_probs, T, 1)
 
 
 def collapse(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import Refusal, WrongType, check_lengths, check_whole
+from .checks import Refusal, check_model, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
@@ -40,11 +40,11 @@ class MaskedModel(Model):
         """x: (B, T) ids. y: (B, T) ids, ``mask_id`` where hidden. lengths: (B,) of both, None when
         no row is padded. Returns logits (B, T, V); they say nothing of use where y is shown."""
         if not trusted:
-            self.check_input(x, self.config.source_vocab, "x")
+            own = self.check_source(x, lengths)
             self.check_input(y, self.config.target_vocab + 1, "y")
             if y.shape != x.shape:
                 raise Refusal(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
-            lengths = None if lengths is None else check_lengths(lengths, x)
+            lengths = None if lengths is None else own
         hidden = (y == self.mask_id)[..., None]
         hint = F.embedding(y.masked_fill(hidden[..., 0], PAD), self.embed).masked_fill(hidden, 0.0)
         return self.streams(x, lengths, hint, trusted=True)
@@ -89,11 +89,9 @@ def mask_predict(
     said last, given those shown then; their sum is no log-likelihood of y. Raises TypeError or
     ValueError on wrong input.
     """
-    if not isinstance(model, MaskedModel):
-        raise WrongType(f"model: expected a MaskedModel, got {type(model).__name__}")
+    check_model(model, MaskedModel)
     check_whole("iterations", iterations)
-    model.check_input(x, model.config.source_vocab, "x")
-    own = check_lengths(lengths, x)
+    own = model.check_source(x, lengths)
     behind, lengths = past_end(own, x.shape[1]), None if lengths is None else own
     tokens = torch.full(x.shape, PAD, device=x.device)
     log_probs = torch.zeros(x.shape, device=x.device)

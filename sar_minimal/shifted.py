@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import WrongType, check_lengths, check_shifts, check_whole
+from .checks import check_lengths, check_model, check_shifts, check_whole
 from .data import Batch, Decoded
 from .losses import slm_loss
 from .shift import START, shift_right
@@ -80,8 +80,7 @@ def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> De
     is the language model's; further on nobody has seen what lies between, so take it as a draft.
     Raises TypeError or ValueError on wrong input.
     """
-    if not isinstance(model, ShiftedLM):
-        raise WrongType(f"model: expected a ShiftedLM, got {type(model).__name__}")
+    check_model(model, ShiftedLM)
     model.check_input(x, model.config.target_vocab, "tokens")
     own = check_lengths(lengths, x)
     log_probs, tokens = log_softmax(model.ahead(x, own)).max(-1)  # (B, K) each

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model, decoder
-from .checks import Refusal, WrongType, check_lengths, check_range, check_whole
+from .checks import Refusal, check_model, check_range, check_whole
 from .data import Batch, Decoded
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
@@ -74,8 +74,7 @@ class TransitionSAR(Model):
         """
         k = self.candidates if k is None else k
         check_whole("k", k)
-        self.check_input(x, self.config.source_vocab, "x")
-        own = check_lengths(lengths, x)
+        own = self.check_source(x, lengths)
         scores = self(x, None if lengths is None else own, trusted=True)
         behind = past_end(own, x.shape[1])
         with torch.autocast(x.device.type, enabled=False):  # nats are never summed in half
@@ -173,8 +172,7 @@ def transition_pass(
     the candidates, so that a row sums to log p(y | x). steps: 1, no network reads anything again.
     Raises TypeError or ValueError on wrong input.
     """
-    if not isinstance(model, TransitionSAR):
-        raise WrongType(f"model: expected a TransitionSAR, got {type(model).__name__}")
+    check_model(model, TransitionSAR)
     chain = model.chain(x, lengths, k)
     path = chain.best()
     tokens = chain.ids.gather(2, path[..., None])[..., 0].masked_fill(chain.past_end, PAD)
