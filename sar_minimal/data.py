@@ -1,5 +1,4 @@
-"""Vocabularies, pairs of token lists, batches: what tasks are made of, and what comes back from a
-decoder."""
+"""Vocabularies, pairs of token lists, batches; and what comes back from a decoder."""
 
 import difflib
 import functools
@@ -237,7 +236,7 @@ class Task:
         return all(len(x) == len(y) for s in splits for x, y in zip(s.x, s.y, strict=True))
 
 
-# ---------------------------------------------------------------- what is decoded, and how good it is
+# ---------------------------------------------------------------- what is decoded, how good it is
 
 
 @dataclass(frozen=True)
@@ -260,13 +259,8 @@ class Decoded:
     def of(cls, tokens: Tensor, log_probs: Tensor, lengths: Tensor, steps: int, reads: int = 0):
         """As the constructor, whatever stands behind each row's end."""
         behind = past_end(lengths, tokens.shape[1])
-        return cls(
-            tokens.masked_fill(behind, PAD),
-            log_probs.masked_fill(behind, 0.0),
-            lengths,
-            steps,
-            reads,
-        )
+        ended = (tensor.masked_fill(behind, PAD) for tensor in (tokens, log_probs))  # PAD is 0
+        return cls(*ended, lengths, steps, reads)
 
 
 def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[list[int]]:
@@ -275,10 +269,8 @@ def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[
     # In larger batches Jacobi and draft and verify wait longer for the slowest row.
     for batch in batches(split, 2048):
         decoded = decode(batch.x.to(device), batch.x_lengths.to(device))
-        for x, y, n in zip(
-            batch.x.tolist(), decoded.tokens.tolist(), decoded.lengths.tolist(), strict=True
-        ):
-            found[tuple(x[:n])] = y[:n]
+        columns = (t.tolist() for t in (batch.x, decoded.tokens, decoded.lengths))
+        found |= {tuple(x[:n]): y[:n] for x, y, n in zip(*columns, strict=True)}
     return [found[tuple(x)] for x in split.x]
 
 
