@@ -204,8 +204,7 @@ def batches(
 class Card:
     """What one should know about a task's data before trusting a number measured on it.
 
-    counts: measured when the task is loaded: for each split a dict of pairs, tokens (of y) and
-    types, and single facts beside them.
+    counts: measured: for each split a dict of pairs, tokens (of y) and types; facts beside them.
     """
 
     name: str
