@@ -16,7 +16,7 @@ def claim(
     measured: name to a number, or to a list of them, one per seed, all of which must meet the
     condition; a bare number where the ledger asks for one measurement only. seeds: those that the
     measurement was made with, where something is trained or drawn.
-    With ``SAR_RECORD=<chapter>`` in the environment the measurement is written into the ledger.
+    With ``SAR_RECORD=<chapter>`` in the environment the measurement is kept (``records.py``).
     Raises KeyError for a claim the ledger does not have, ValueError when the claim is open, the
     names are not the ledger's, a value is not finite or the seeds are too few, ClaimFailed when a
     condition is not met.
