@@ -1,15 +1,22 @@
-"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, which write files of the book.
+"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards write files of the book.
 
 Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
 decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
 """
 
 import argparse
+import inspect
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+from ..blocks import Config
 from ..checks import Refusal
+from ..files import MissingPackage
+from ..kinds import KINDS
+from ..tasks import MAKERS
+from ..training import Recipe
 
 EXAMPLES = """examples:
   sar demo                                            train, compare, then type your own pinyin
@@ -30,6 +37,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
+    """What is understood, command by command; ``COMMANDS`` has a function for each."""
     main = argparse.ArgumentParser(
         prog="sar",
         description="Shifted autoregressive models, small enough to read.",
@@ -37,134 +45,131 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    train = commands.add_parser(
-        "train",
-        help="train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from",
-    )
-    train.add_argument(
-        "task", metavar="TASK", help="copy, reverse, sort, homophone, coherence, numerals or pinyin"
-    )
-    train.add_argument(
-        "--model",
-        required=True,
-        choices=("sar", "ar", "lm", "masked", "shifted", "length", "ctc", "transition"),
-        help="Algorithm 1, encoder-decoder, a language model of y, a masked model (mask-predict), a language "
-        "model told the shift, Algorithm 1 for a y of another length: predicted, or with blanks; or with a chain "
-        "of learned transitions",
-    )
-    train.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="the folder of the run"
-    )
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    train.add_argument("--corpus", help="for pinyin: words (default), news, file:PATH")
-    for name, kind, text in (
-        (
-            "mask",
-            str,
-            "what each position of --model sar reads: causal (default, the document's) or full",
-        ),
-        ("width", int, "D"),
-        ("layers", int, "L"),
-        ("heads", int, "H"),
-        ("dropout", float, "0 to 1"),
-        ("shifts", int, "K, the largest shift of --model shifted"),
-        ("upsample", int, "u, the places of --model ctc for each token of x"),
-        ("rank", int, "of the matrix of --model transition"),
-        ("candidates", int, "k, the tokens that --model transition considers at a position"),
-    ):
-        train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
-    for name, kind, text in (
-        ("steps", int, "optimiser steps"),
-        ("short", int, "so many of them first, on the shortest third of the pairs (0)"),
-        ("tokens", int, "tokens in a batch"),
-        ("rate", float, "highest learning rate"),
-        ("seed", int, "of the weights and the order of the data"),
-    ):
-        train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
-    train.add_argument("--mixed", action="store_true", help="bfloat16, for wide models on a GPU")
+    _add_train(commands)
 
     decode = commands.add_parser("decode", help="read a line in, write a line out")
     decode.add_argument("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
-    decode.add_argument(
-        "text", nargs="*", help="the sentence; standard input, one a line, if there is none"
-    )
-    decode.add_argument(
-        "--beam",
-        type=int,
-        metavar="K",
-        help="keep the K best prefixes (autoregressive models), or try the K likeliest lengths (length)",
-    )
-    decode.add_argument(
-        "--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)"
-    )
-    decode.add_argument(
-        "--verbose", action="store_true", help="add log-probability, steps and milliseconds"
-    )
+    said = "the sentence; standard input, one a line, if there is none"
+    decode.add_argument("text", nargs="*", help=said)
+    said = "keep the K best prefixes (autoregressive), or try the K likeliest lengths (length)"
+    decode.add_argument("--beam", type=int, metavar="K", help=said)
+    said = "tokens to add, for a language model (20)"
+    decode.add_argument("--new", type=int, default=20, metavar="N", help=said)
+    said = "add log-probability, steps and milliseconds"
+    decode.add_argument("--verbose", action="store_true", help=said)
 
-    claims = commands.add_parser(
-        "claims", help="the document's claims, their verdicts and what was measured"
-    )
-    claims.add_argument(
-        "ids", nargs="*", metavar="ID", help="only these, such as C10 (default: all)"
-    )
+    said = "the document's claims, their verdicts and what was measured"
+    claims = commands.add_parser("claims", help=said)
+    claims.add_argument("ids", nargs="*", metavar="ID", help="only these, such as C10")
     form = claims.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="as a Markdown table")
     form.add_argument("--json", action="store_true", help="as a JSON list, measurements in full")
 
     bench = commands.add_parser("bench", help="speed and memory, as ratios within one run")
-    bench.add_argument(
-        "what",
-        nargs="?",
-        default="speed",
-        choices=("speed", "decode", "theory", "pinyin"),
-        help="speed and memory (default); decoders with fewer steps; trained models against exact bounds; pinyin to "
-        "hanzi by counting, by networks and by both",
-    )
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    bench.add_argument(
-        "--threads", type=int, metavar="N", help="threads of torch (2; decode: once 1, once 2)"
-    )
-    bench.add_argument("--png", type=Path, metavar="FILE", help="decode: draw a figure there")
-    bench.add_argument(
-        "--quick", action="store_true", help="decode, pinyin: a small measurement, in minutes"
-    )
-    bench.add_argument("--large", action="store_true", help="pinyin: networks that want a GPU")
-    bench.add_argument(
-        "--corpus",
-        nargs="+",
-        help="pinyin: of words, news (and hsk with it) and file:PATH; default: words, and news if installed",
-    )
-    bench.add_argument(
-        "--compile", action="store_true", help="decode: also torch.compile, and CUDA graphs"
-    )
+    whats = bench.add_subparsers(dest="what", metavar="WHAT (speed if left out)")
+    for what, (said, flags) in BENCHES.items():
+        one = whats.add_parser(what, help=said, description=said)
+        size = one.add_mutually_exclusive_group() if "quick" in flags else None
+        for flag in ("json", "threads", *flags):
+            group = size if flag in ("quick", "large") else one
+            group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
 
     demo = commands.add_parser("demo", help="the flagship in the terminal, in under 5 minutes")
-    demo.add_argument(
-        "--out", type=Path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar"
-    )
-    demo.add_argument(
-        "--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model"
-    )
+    said = "keep the two runs in DIR/sar and DIR/ar"
+    demo.add_argument("--out", type=Path, metavar="DIR", help=said)
+    said = "optimiser steps of each model"
+    demo.add_argument("--steps", type=int, default=argparse.SUPPRESS, help=said)
 
     ledger = commands.add_parser("ledger", help="write the ledger of claims as a page of the book")
-    ledger.add_argument(
-        "--out", type=Path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)"
-    )
+    said = "a notebook (chapters/ledger.ipynb)"
+    ledger.add_argument("--out", type=Path, metavar="FILE", help=said)
     cards = commands.add_parser("cards", help="write the card of each data set")
     cards.add_argument("--out", type=Path, metavar="DIR", help="the folder for them (data)")
     return main
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    found, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids
-    words = {"decode": "text", "claims": "ids"}.get(found.command)
+BENCHES = {
+    "speed": ("decoding and training beside other libraries, memory, start-up", ()),
+    "decode": ("decoders with fewer steps, and why they pay", ("png", "quick", "compile")),
+    "theory": ("trained models against exact bounds", ()),
+    "pinyin": (
+        "pinyin to hanzi by counting, by networks and by both",
+        ("quick", "large", "corpus"),
+    ),
+}
+BENCH_FLAGS = {
+    "json": {"type": Path, "metavar": "FILE", "help": "write the figures there too"},
+    "threads": {"type": int, "metavar": "N", "help": "of torch (2; decode: once 1, once 2)"},
+    "png": {"type": Path, "metavar": "FILE", "help": "draw a figure there"},
+    "quick": {"action": "store_true", "help": "a small measurement, in minutes"},
+    "large": {"action": "store_true", "help": "networks that want a GPU"},
+    "compile": {"action": "store_true", "help": "also torch.compile, and CUDA graphs"},
+    "corpus": {
+        "nargs": "+",
+        "help": "of words, news (with hsk), file:PATH; default: words, and news if installed",
+    },
+}
+
+
+def _add_train(commands) -> None:
+    """Every field of ``Recipe`` and of ``Config``, and every option of a kind's own class, is a flag."""
+    said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    kinds = "\n".join(f"  {n:11} {_first_line(kind.model)}" for n, kind in KINDS.items())
+    train = commands.add_parser(
+        "train",
+        help=said,
+        epilog=f"models:\n{kinds}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
+    train.add_argument("--model", required=True, choices=KINDS, help="see below")
+    train.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run's folder")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    train.add_argument("--corpus", help="for pinyin: words (default), news, file:PATH")
+    takers = {}  # of each flag: whose it is, and the default there
+    owners = {"": Recipe, " ": Config} | {name: kind.model for name, kind in KINDS.items()}
+    for kind, owner in owners.items():
+        for name, parameter in inspect.signature(owner).parameters.items():
+            if parameter.default is not parameter.empty and name != "source_vocab":
+                takers.setdefault(name, []).append((kind.strip(), owner, parameter.default))
+    for name, ((_, owner, default), *_) in takers.items():
+        kinds = ", ".join(kind for kind, *_ in takers[name] if kind)
+        said = f"{_said_of(name, owner)} ({kinds}{': ' if kinds else ''}{default})".strip()
+        how = {"action": "store_true"} if default is False else {"type": type(default)}
+        if "type" in how:
+            how["metavar"] = type(default).__name__.upper()
+        flag = f"--{name.replace('_', '-')}"
+        train.add_argument(flag, default=argparse.SUPPRESS, help=said.replace("%", "%%"), **how)
+
+
+def _first_line(owner: type) -> str:
+    return inspect.getdoc(owner).partition("\n")[0].replace("``", "")
+
+
+def _said_of(name: str, owner: type) -> str:
+    """The sentence of a class's docstring that begins with ``name:``, "" if there is none."""
+    said = re.search(
+        rf"(?:^|\s){name}: (.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)", inspect.getdoc(owner), re.S
+    )
+    return " ".join(said[1].replace("``", "").split()) if said else ""
+
+
+def parse(argv: list[str]) -> dict:
+    """The command, and the arguments of its function in ``COMMANDS``. Raises SystemExit as argparse does."""
+    if argv[:1] == ["bench"] and not {*argv[1:2]} & {*BENCHES, "-h", "--help"}:
+        argv = ["bench", "speed", *argv[1:]]
+    given, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids
+    words = {"decode": "text", "claims": "ids"}.get(given.command)
     if rest and (words is None or any(word.startswith("-") for word in rest)):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        getattr(found, words).extend(rest)
-    arguments = vars(found)
+        getattr(given, words).extend(rest)
+    return vars(given)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     command = COMMANDS[arguments.pop("command")]
     try:
         return command(**arguments)
@@ -174,30 +179,29 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `sar decode ... | head`
         sys.stderr.close()
         return 1
-    except Refusal as error:
+    except (
+        Refusal,
+        OSError,
+        MissingPackage,
+    ) as error:  # anything else is a bug, and looks like one
         from .runs import DamagedCheckpoint
 
         print(f"sar: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DamagedCheckpoint) else 2
-    except (OSError, ImportError) as error:
-        print(f"sar: {error}", file=sys.stderr)
-        return 1
+        wrongly = isinstance(error, Refusal) and not isinstance(error, DamagedCheckpoint)
+        return 2 if wrongly else 1
 
 
 def _train(task, model, out, resume, corpus, **options) -> int:
     from ..kinds import make_model
     from ..tasks import load_task
-    from ..training import Recipe
     from .runs import train
 
     recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if f.name in options})
     loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
-    metrics = train(
-        make_model(model, loaded, seed=recipe.seed, **options), loaded, recipe, out, resume
-    )
-    print(
-        f"step {metrics[-1]['step']}: validation {metrics[-1]['validation']:.4f} nats per token; run kept in {out}"
-    )
+    made = make_model(model, loaded, seed=recipe.seed, **options)
+    last = train(made, loaded, recipe, out, resume)[-1]
+    nats = f"{last['validation']:.4f} nats per token"
+    print(f"step {last['step']}: validation {nats}; run kept in {out}")
     return 0
 
 
@@ -232,39 +236,27 @@ def _claims(ids, markdown, json) -> int:
     return 0
 
 
-def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
-    for name, given, where in (
-        ("corpus", corpus is not None, ["pinyin"]),
-        ("large", large, ["pinyin"]),
-        ("png", png, ["decode"]),
-        ("quick", quick, ["decode", "pinyin"]),
-        ("compile", compile, ["decode"]),
-    ):
-        if given and what not in where:
-            raise Refusal(f"--{name}: expected with `sar bench {where[0]}`, got it with {what}")
-    if quick and large:
-        raise Refusal("--large: expected one of --quick and --large, got both")
+def _bench(what, json, threads, **flags) -> int:
+    if what in ("speed", "theory"):
+        from .bench_speed import bench
+
+        bench(what, json, 2 if threads is None else threads)
     if what == "decode":
         from dataclasses import replace
 
         from .bench_decode import QUICK, Plan, bench_decode
 
-        plan = QUICK if quick else Plan()
-        if threads is not None:
-            plan = replace(plan, threads=(threads,))
-        bench_decode(plan, json, png, compile)
-        return 0
+        plan = QUICK if flags["quick"] else Plan()
+        plan = plan if threads is None else replace(plan, threads=(threads,))
+        bench_decode(plan, json, flags["png"], flags["compile"])
     if what == "pinyin":
         import torch
 
         from .bench_pinyin import LARGE, QUICK, Plan, bench_pinyin
 
         torch.set_num_threads(2 if threads is None else threads)
-        bench_pinyin(QUICK if quick else LARGE if large else Plan(), json, corpus)
-        return 0
-    from .bench_speed import bench
-
-    bench(what, json, 2 if threads is None else threads)
+        plan = QUICK if flags["quick"] else LARGE if flags["large"] else Plan()
+        bench_pinyin(plan, json, flags["corpus"])
     return 0
 
 
