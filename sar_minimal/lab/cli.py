@@ -244,11 +244,11 @@ def _bench(what, json, threads, **flags) -> int:
     if what == "decode":
         from dataclasses import replace
 
-        from .bench_decode import QUICK, Plan, bench_decode
+        from .bench_decode import SMALL_GRID, Grid, bench_decode
 
-        plan = QUICK if flags["quick"] else Plan()
-        plan = plan if threads is None else replace(plan, threads=(threads,))
-        bench_decode(plan, json, flags["png"], flags["compile"])
+        grid = SMALL_GRID if flags["quick"] else Grid()
+        grid = grid if threads is None else replace(grid, threads=(threads,))
+        bench_decode(grid, json, flags["png"], flags["compile"])
     if what == "pinyin":
         import torch
 

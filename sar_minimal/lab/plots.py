@@ -11,8 +11,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image
 from matplotlib import font_manager
-from PIL import Image  # comes with matplotlib
+from PIL import Image as Pixels  # comes with matplotlib
 
 from ..checks import Refusal
 
@@ -76,17 +77,11 @@ def use_style() -> None:
     )
 
 
-class Picture:
+class Picture(Image):
     """A finished figure: PNG for the eye, its description for everyone else."""
-
-    def __init__(self, png: bytes, alt: str):
-        self.png, self.alt = png, alt
 
     def __repr__(self) -> str:
         return f"[figure] {self.alt}"
-
-    def _repr_png_(self):
-        return self.png, {"alt": self.alt}
 
 
 def show(figure, alt: str, dpi: int = 100) -> Picture:
@@ -97,9 +92,9 @@ def show(figure, alt: str, dpi: int = 100) -> Picture:
     figure.savefig(raw, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
     # A palette of 128 colours is a third of the size, and to the eye the same.
-    few = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    few = Pixels.open(raw).convert("RGB").quantize(128, dither=Pixels.Dither.NONE)
     few.save(png, "png", optimize=True)
-    return Picture(png.getvalue(), alt)
+    return Picture(png.getvalue(), alt=alt)
 
 
 def strip(
