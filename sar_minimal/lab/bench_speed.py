@@ -1,4 +1,5 @@
-"""``sar bench``: decoding and training beside other libraries, memory, start-up, as ratios within one run."""
+"""``sar bench``: decoding and training beside other libraries, memory, start-up, as ratios within
+one run."""
 
 import importlib.util
 import statistics
@@ -28,7 +29,8 @@ from .timing import in_turns, milliseconds, operations, ratio
 
 
 def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> dict:
-    """Milliseconds per step of our ``greedy`` and of the peers that are installed, and their ratios.
+    """Milliseconds per step of our ``greedy`` and of the peers that are installed, and their
+    ratios.
 
     All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens.
     """
@@ -72,7 +74,8 @@ def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[],
 
 
 def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
-    """The flagship's training step, as a share of the rate of a plain 1024 x 1024 product in turns with it."""
+    """The flagship's training step, as a share of the rate of a plain 1024 x 1024 product in turns
+    with it."""
     config = Config(target_vocab=3758, source_vocab=404, **FLAGSHIP)
     model, B = DualStreamSAR(config, mask="full").train(), tokens // T
     lengths = torch.full((B,), T)
@@ -100,7 +103,8 @@ def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
 
 
 def bench_import(rounds: int = 5) -> dict:
-    """What ``import sar_minimal`` and its models add to ``import torch``, in seconds, in fresh processes."""
+    """What ``import sar_minimal`` and its models add to ``import torch``, in seconds, in fresh
+    processes."""
     add = "import time, torch; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
     row = {"import, seconds beyond torch": ""}
     for name in ("sar_minimal", "sar_minimal.kinds"):
@@ -114,8 +118,8 @@ def _output(code: str) -> str:
 
 
 def bench_memory() -> dict:
-    """Peak resident memory, in MiB beyond what ``import torch`` takes: of the flagship's training steps, and
-    of decoding 256 sentences at once, each in a process of its own. Linux only."""
+    """Peak resident memory, in MiB beyond what ``import torch`` takes: of the flagship's training
+    steps, and of decoding 256 sentences at once, each in a process of its own. Linux only."""
     if not Path("/proc/self/status").exists():
         return {"peak memory": "read from /proc, which this system lacks"}
     row, alone = {"peak memory, MiB beyond torch": ""}, _peak("import torch")
@@ -171,10 +175,11 @@ PARTS = {"speed": _speed, "theory": bench_theory}
 
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> Measured:
-    """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the tables.
+    """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the
+    tables.
 
-    "speed": decoding and training beside other libraries, memory, start-up. "theory": ``bench_theory``. The
-    decoders of the book are compared in ``bench_decode.py``.
+    "speed": decoding and training beside other libraries, memory, start-up. "theory":
+    ``bench_theory``. The decoders of the book are compared in ``bench_decode.py``.
     """
     if what not in PARTS:
         raise Refusal(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")

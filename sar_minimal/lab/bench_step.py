@@ -1,5 +1,5 @@
-"""Why parallel decoding stops paying: what one step of greedy has to multiply and to read, against this
-machine's measured rates; and what compiling a step, or recording all of them, would change."""
+"""Why parallel decoding stops paying: what one step of greedy has to multiply and to read, against
+this machine's measured rates; and what compiling a step, or recording all of them, would change."""
 
 import copy
 import statistics
@@ -25,12 +25,12 @@ class Models(NamedTuple):
 
 
 def bytes_read(config: Config, B: int, S: int, t: float) -> float:
-    """What one step of ``greedy`` with B rows reads: t positions are in the cache, the new one included, S in
-    the source.
+    """What one step of ``greedy`` with B rows reads: t positions are in the cache, the new one
+    included, S in the source.
 
-    P weights are 4 P bytes whatever B is. L layers have 6 D^2 weights in attention (qkv and out, and the
-    source's q and out) and 2 m D^2 in the feed-forward, the head D V. Attention reads keys and values, 2 D
-    numbers, of each of t + S positions. What is written is not counted.
+    P weights are 4 P bytes whatever B is. L layers have 6 D^2 weights in attention (qkv and out,
+    and the source's q and out) and 2 m D^2 in the feed-forward, the head D V. Attention reads keys
+    and values, 2 D numbers, of each of t + S positions. What is written is not counted.
     """
     c = config
     weights = c.layers * (6 + 2 * c.hidden) * c.width**2 + c.width * c.target_vocab
@@ -40,9 +40,10 @@ def bytes_read(config: Config, B: int, S: int, t: float) -> float:
 def step_rows(ar: EncoderDecoderAR, batches: tuple[int, ...], T: int, rounds: int) -> list[dict]:
     """Milliseconds of a step of greedy at each B, beside three times that bound or explain it.
 
-    ``calls``: the same step of a model of width 2 H, which has as many operators and nearly nothing to do in
-    them. ``reading``: reading as many bytes as the step does, from wherever they then lie (weights of a few
-    MB stay in a cache). ``arithmetic``: its operations at the rate of a 1024 x 1024 product. All in turns.
+    ``calls``: the same step of a model of width 2 H, which has as many operators and nearly nothing
+    to do in them. ``reading``: reading as many bytes as the step does, from wherever they then lie
+    (weights of a few MB stay in a cache). ``arithmetic``: its operations at the rate of a 1024 x
+    1024 product. All in turns.
     """
     tiny = EncoderDecoderAR(replace(ar.config, width=2 * ar.config.heads)).eval()
     a, big = torch.randn(1024, 1024), torch.randn(32 * 2**20)  # 128 MiB, larger than most caches
@@ -87,8 +88,8 @@ def _stepping(ar, x, y):
 
 
 def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
-    """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the first use takes,
-    and how many times as fast the uses after it are. Then ``graph_rows``."""
+    """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the
+    first use takes, and how many times as fast the uses after it are. Then ``graph_rows``."""
     rows = []
     for name, decode, model in (("one pass", one_pass, models.sar), ("greedy", greedy, models.ar)):
         plain, fast = copy.deepcopy(model).cpu(), copy.deepcopy(model).cpu()
@@ -116,12 +117,14 @@ def _row(how: str, decoder: str, T: int, B: int) -> dict:
 
 
 def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024)) -> list[dict]:
-    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside the same steps called by Python.
+    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside the same steps
+    called by Python.
 
-    A step is some hundred kernels that take microseconds each, and Python needs longer to call them than the
-    GPU to run them; a replay calls none. Only this very x can be decoded with it: nothing may wait for the
-    device while it is recorded, so it holds the steps and not the encoder, whose caller checks its ids.
-    (torch.compile's own mode for this, "reduce-overhead", overwrites the keys that the next step reads.)
+    A step is some hundred kernels that take microseconds each, and Python needs longer to call them
+    than the GPU to run them; a replay calls none. Only this very x can be decoded with it: nothing
+    may wait for the device while it is recorded, so it holds the steps and not the encoder, whose
+    caller checks its ids. (torch.compile's own mode for this, "reduce-overhead", overwrites the
+    keys that the next step reads.)
     """
     if not torch.cuda.is_available():
         return [{"compiled": "CUDA graphs", "result": "not measured: no CUDA"}]
@@ -140,7 +143,8 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
 
 @torch.inference_mode()
 def _recorded(ar, x):
-    """The steps that decode x, a replay of them, the tokens (B, T) that it writes, seconds to record them."""
+    """The steps that decode x, a replay of them, the tokens (B, T) that it writes, seconds to
+    record them."""
     T = x.shape[1]
     state, *_ = ar.start(x, torch.full((len(x),), T, device=x.device), T)
     start, used = torch.full((len(x), 1), START, device=x.device), state.cache.used

@@ -11,8 +11,8 @@ from .runs import train
 
 
 def bench_theory(steps: int = 3500, length: int = 6) -> Iterator[dict]:
-    """Algorithm 1 with both masks and the encoder-decoder, trained on the homophone language: how far above
-    its exact bound is each (law 9), and after how many seconds?"""
+    """Algorithm 1 with both masks and the encoder-decoder, trained on the homophone language: how
+    far above its exact bound is each (law 9), and after how many seconds?"""
     task = load_task("homophone", length=length, sizes=(steps * 1024 // length, 1, 1))
     recipe = Recipe(steps=steps, tokens=1024, rate=4e-3)
     for kind, own in (("sar", {"mask": "causal"}), ("sar", {"mask": "full"}), ("ar", {})):

@@ -4,8 +4,9 @@
 ``"largest difference" = "<= 1e-6"``; the recorded verdict follows only while all of them hold. A
 chapter measures and calls ``claim`` (``ledger.py``), which fails the run when they do not.
 
-People write that file, and no program does. What was measured stands beside it, in ``data/measured``, one file
-a chapter, written by ``make run-nb`` (``records.py``), which puts both onto the ledger's page (``report.py``).
+People write that file, and no program does. What was measured stands beside it, in
+``data/measured``, one file a chapter, written by ``make run-nb`` (``records.py``), which puts both
+onto the ledger's page (``report.py``).
 """
 
 import html
@@ -43,7 +44,8 @@ class ClaimFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Record:
-    """What one chapter measured when it last ran; ``values`` maps a measurement's name to its values.
+    """What one chapter measured when it last ran; ``values`` maps a measurement's name to its
+    values.
 
     size: "fast" or "full" (SAR_FULL=1). commit: a + says that the package had changes beside it.
     """
@@ -113,8 +115,8 @@ class Claim:
 
 
 def ledger(path: Path = LEDGER) -> dict[str, Claim]:
-    """All claims by id, each with its records, in the order of the chapters. Raises ValueError, naming the
-    claim or the file, when the ledger or a file beside it is not what it should be."""
+    """All claims by id, each with its records, in the order of the chapters. Raises ValueError,
+    naming the claim or the file, when the ledger or a file beside it is not what it should be."""
     records, rows = {}, {}
     for file in sorted((path.parent / "measured").glob("*.json")):
         for id, record in measured_in(file).items():

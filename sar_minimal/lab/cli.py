@@ -1,4 +1,5 @@
-"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards write files of the book.
+"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards write files of the
+book.
 
 Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
 decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
@@ -112,7 +113,8 @@ BENCH_FLAGS = {
 
 
 def _add_train(commands) -> None:
-    """Every field of ``Recipe`` and of ``Config``, and every option of a kind's own class, is a flag."""
+    """Every field of ``Recipe`` and of ``Config``, and every option of a kind's own class, is a
+    flag."""
     said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
     kinds = "\n".join(f"  {n:11} {_first_line(kind.model)}" for n, kind in KINDS.items())
     train = commands.add_parser(
@@ -155,7 +157,8 @@ def _said_of(name: str, owner: type) -> str:
 
 
 def parse(argv: list[str]) -> dict:
-    """The command, and the arguments of its function in ``COMMANDS``. Raises SystemExit as argparse does."""
+    """The command, and the arguments of its function in ``COMMANDS``. Raises SystemExit as argparse
+    does."""
     if argv[:1] == ["bench"] and not {*argv[1:2]} & {*BENCHES, "-h", "--help"}:
         argv = ["bench", "speed", *argv[1:]]
     given, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids

@@ -41,7 +41,8 @@ class Converter:
         return line
 
     def read(self, text: str) -> list[int]:
-        """A line of input as token ids: pinyin, characters for a language model of hanzi, or symbols."""
+        """A line of input as token ids: pinyin, characters for a language model of hanzi, or
+        symbols."""
         language_model = isinstance(self.model, DecoderLM | ShiftedLM)
         if self.task == "pinyin" and not language_model:
             return parse_pinyin(text, self.source)

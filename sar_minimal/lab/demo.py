@@ -1,4 +1,5 @@
-"""``sar demo``: the flagship in the terminal. Trains both models on pinyin, compares, converts what is typed."""
+"""``sar demo``: the flagship in the terminal. Trains both models on pinyin, compares, converts what
+is typed."""
 
 import statistics
 import sys
@@ -44,7 +45,8 @@ def neural_decoders(sar: Model, ar: Model) -> dict[str, Callable]:
 def compare(
     task: Task, sar: Model, ar: Model, spent: dict[str, float], sample: int = 100
 ) -> list[dict]:
-    """Every decoder on the test split: right characters and sentences, and milliseconds a sentence alone.
+    """Every decoder on the test split: right characters and sentences, and milliseconds a sentence
+    alone.
 
     spent: seconds of training by kind. sample: so many sentences are timed, one at a time.
     """
@@ -73,7 +75,8 @@ def compare(
 
 
 def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
-    """Train the one-pass and the autoregressive model on pinyin, compare, then convert what is typed.
+    """Train the one-pass and the autoregressive model on pinyin, compare, then convert what is
+    typed.
 
     out: keeps the two runs in ``out/sar`` and ``out/ar``, and goes on from them if they are there.
     steps: optimiser steps of each; None is the recipe's.

@@ -100,7 +100,8 @@ def show(figure, alt: str, dpi: int = 100) -> Picture:
 def strip(
     ax, rows: dict[str, list[str]], muted: tuple[str, ...] = (".", "<s>", "<pad>"), colours=None
 ) -> None:
-    """Sequences as rows of boxes, position under position: how a shift is drawn. A muted token is grey."""
+    """Sequences as rows of boxes, position under position: how a shift is drawn. A muted token is
+    grey."""
     for r, (name, tokens) in enumerate(rows.items()):
         colour = (colours or {}).get(name, SKY)
         ax.text(-0.7, -r, name, ha="right", va="center")
@@ -118,7 +119,8 @@ def strip(
 def dependencies(
     ax, matrix, rows: list[str], columns: list[str], title: str = "", mark=None
 ) -> None:
-    """matrix[t, s] >= 0: how much t depends on s. Exact zeros stay white. mark: (t, s) to be framed."""
+    """matrix[t, s] >= 0: how much t depends on s. Exact zeros stay white. mark: (t, s) to be
+    framed."""
     matrix = np.asarray(matrix, dtype=float)
     if matrix.shape != (len(rows), len(columns)):
         raise Refusal(f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}")
@@ -144,7 +146,8 @@ def graph(
     title: str = "",
     colours=None,
 ) -> None:
-    """Nodes at given places and arrows between them; an arrow in a row of nodes is bent over those between."""
+    """Nodes at given places and arrows between them; an arrow in a row of nodes is bent over those
+    between."""
     for a, b in edges:
         (x0, y0), (x1, y1) = nodes[a], nodes[b]
         bend = -0.45 if y0 == y1 and abs(x1 - x0) > 1 else 0.0

@@ -23,7 +23,8 @@ ROOT = LEDGER.parents[1]
 
 
 def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
-    """Keep a measurement in the chapter's own file beside the ledger, in place of its earlier one of that claim.
+    """Keep a measurement in the chapter's own file beside the ledger, in place of its earlier one
+    of that claim.
 
     Raises ValueError when the ledger does not know that the chapter makes the claim.
     """
@@ -53,7 +54,8 @@ def _rounded(value: float, condition: str) -> float:
 
 
 def _device() -> str:
-    """Where a chapter trains: the name of the GPU, or of the CPU with the threads that torch uses."""
+    """Where a chapter trains: the name of the GPU, or of the CPU with the threads that torch
+    uses."""
     device, _ = choose_device()
     version = f"torch {torch.__version__.partition('+')[0]}"
     if device.type == "cuda":

@@ -1,4 +1,5 @@
-"""The ledger as a reader sees it: in the terminal, as Markdown, as JSON, and as a page of the book."""
+"""The ledger as a reader sees it: in the terminal, as Markdown, as JSON, and as a page of the
+book."""
 
 import json
 import re
@@ -51,7 +52,8 @@ def measured(c: Claim, r: Record) -> list[str]:
 
 
 def as_text(claims: list[Claim], width: int = 100) -> str:
-    """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow it."""
+    """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow
+    it."""
 
     def wrap(line, first, rest):
         return textwrap.wrap(
@@ -102,7 +104,8 @@ def as_json(claims: list[Claim]) -> str:
 
 
 def as_markdown(claims: list[Claim], folder: str = "chapters/") -> str:
-    """A table with one row a claim. folder: where chapters lie, seen from where the table is read."""
+    """A table with one row a claim. folder: where chapters lie, seen from where the table is
+    read."""
     rows = ["| id | section | claim | verdict | measured | chapter |", "|---|---|---|---|---|---|"]
     for c in claims:
         lines = [_plain(line) for r in c.measured for line in measured(c, r)]

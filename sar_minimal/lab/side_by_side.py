@@ -1,7 +1,7 @@
 """Several models at once: a process for each core, each with one thread.
 
-A step of a small model is, for half of its time, the calling of operators, which a second thread does not
-make faster. A second model does not mind. So seeds and variants are trained side by side.
+A step of a small model is, for half of its time, the calling of operators, which a second thread
+does not make faster. A second model does not mind. So seeds and variants are trained side by side.
 """
 
 import multiprocessing
@@ -23,13 +23,15 @@ Run = tuple[Model, Task, Recipe]
 
 
 def train_all(runs: Iterable[Run]) -> list[list[dict]]:
-    """Train each model in place, as ``train`` does; returns what ``train`` returns, in the order of ``runs``.
+    """Train each model in place, as ``train`` does; returns what ``train`` returns, in the order of
+    ``runs``.
 
-    The weights are those of ``train`` under ``torch.set_num_threads(1)``, to the last bit, however many
-    processes there are: as many as torch may use threads (``torch.get_num_threads()``), where ``can_fork``.
-    Elsewhere, on a GPU, and for a single thread, one model after the other. torch's random state is left as
-    it was; the models end on the CPU. Raises what ``train`` raises, and RuntimeError if a process dies (for
-    want of memory, say); the others are stopped then, and what they had learned is lost.
+    The weights are those of ``train`` under ``torch.set_num_threads(1)``, to the last bit, however
+    many processes there are: as many as torch may use threads (``torch.get_num_threads()``), where
+    ``can_fork``. Elsewhere, on a GPU, and for a single thread, one model after the other. torch's
+    random state is left as it was; the models end on the CPU. Raises what ``train`` raises, and
+    RuntimeError if a process dies (for want of memory, say); the others are stopped then, and what
+    they had learned is lost.
     """
     runs = list(runs)
     if len({id(model) for model, _, _ in runs}) < len(runs):
@@ -48,8 +50,8 @@ def train_all(runs: Iterable[Run]) -> list[list[dict]]:
 
 
 def can_fork() -> bool:
-    """Linux without a GPU: where there is one, torch refuses a backward pass in the fork of a process that has
-    made one, and macOS and Windows have no fork that is safe."""
+    """Linux without a GPU: where there is one, torch refuses a backward pass in the fork of a
+    process that has made one, and macOS and Windows have no fork that is safe."""
     return sys.platform == "linux" and not torch.cuda.is_available()
 
 
@@ -60,8 +62,9 @@ def _train(model: Model, task: Task, recipe: Recipe) -> list[dict]:
 
 
 def _in_processes(runs: list[Run], most: int) -> list[list[dict]]:
-    """A fork has the models and the tasks already: nothing is sent to it, nothing imported again. It is safe as
-    in torch's own data loader: the child is down to one thread before it computes, and prints nothing."""
+    """A fork has the models and the tasks already: nothing is sent to it, nothing imported again.
+    It is safe as in torch's own data loader: the child is down to one thread before it computes,
+    and prints nothing."""
     new_optimizer(runs[0][0])  # imports torch's compiler: once, not in every child
     fork, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(most, len(runs)), fork, _begin, (runs,))

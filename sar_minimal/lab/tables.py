@@ -1,4 +1,5 @@
-"""Tables: rows as text for the terminal and as Markdown for a page, and a bench's rows on disk as they come."""
+"""Tables: rows as text for the terminal and as Markdown for a page, and a bench's rows on disk as
+they come."""
 
 import platform
 import time
@@ -12,7 +13,8 @@ from ..files import write_json
 
 
 def as_text(rows: Iterable[Mapping]) -> str:
-    """A line a row and a column a key, in the order in which they come up; "-" where a row lacks it."""
+    """A line a row and a column a key, in the order in which they come up; "-" where a row lacks
+    it."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_shown(row.get(key)) for key in columns] for row in rows]
@@ -33,15 +35,16 @@ def _shown(value) -> str:
 
 
 def as_markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Not tabulate's: that pads each column to its longest cell, so that one claim in other words would
-    change every line of a page that is kept in git."""
+    """Not tabulate's: that pads each column to its longest cell, so that one claim in other words
+    would change every line of a page that is kept in git."""
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
     return "\n".join([lines[0], "|---" * len(list(columns)) + "|", *lines[1:]])
 
 
 class Measured(dict):
-    """The tables of a bench, by name: each is printed when it is there, and all are written to ``path``, if
-    there is one, so that an interruption loses none that was measured. "machine" says what they belong to."""
+    """The tables of a bench, by name: each is printed when it is there, and all are written to
+    ``path``, if there is one, so that an interruption loses none that was measured. "machine" says
+    what they belong to."""
 
     def __init__(self, path: Path | None, **about):
         about = {"machine": platform.processor() or platform.machine()} | about

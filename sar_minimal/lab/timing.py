@@ -22,7 +22,8 @@ def seconds(function: Callable[[], object]) -> float:
 def in_turns(
     functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ... after a first round that does not count, if ``warm``."""
+    """Seconds of each function, called a b c, a b c, ... after a first round that does not count,
+    if ``warm``."""
     for function in functions.values() if warm else ():
         function()
     times = {name: [] for name in functions}
@@ -43,8 +44,9 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def operations(function: Callable[[], object]) -> int:
-    """Floating-point operations of one call: its products, as torch counts them. Norms, softmax, rotations and
-    the optimiser are not counted. (The counter does not know the CPU's fused attention.)"""
+    """Floating-point operations of one call: its products, as torch counts them. Norms, softmax,
+    rotations and the optimiser are not counted. (The counter does not know the CPU's fused
+    attention.)"""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         function()
     return counter.get_total_flops()
