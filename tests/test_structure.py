@@ -17,7 +17,7 @@ PACKAGE = ROOT / "sar_minimal"
 CORE = 3416  # lines of the core, at most; to be lowered as it shrinks
 LONGEST = 300  # lines of a file, but in lab/
 # What a function may import, since it need not be installed, or since it takes long (0.2 s and more).
-OPTIONAL = {"transformers", "x_transformers", "Pinyin2Hanzi", "matplotlib", "mplfonts"}
+OPTIONAL = {"transformers", "x_transformers", "Pinyin2Hanzi", "matplotlib", "mplfonts", "nbformat"}
 SLOW = {"pypinyin", "cn2an"}
 NEEDS_MATPLOTLIB = {"plots"}
 STARTS_QUICKLY = "lab/cli.py"  # so it imports what a command needs when the command is given

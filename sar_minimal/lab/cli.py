@@ -230,11 +230,11 @@ def _decode(run, text, beam, new, verbose) -> int:
 def _claims(ids, markdown, json) -> int:
     import shutil
 
-    from .report import as_json, as_markdown, as_text, select
+    from .report import as_json, as_table, as_text, select
 
     claims = select(ids)
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    form = as_markdown if markdown else as_json if json else None
+    form = as_table if markdown else as_json if json else None
     print(form(claims) if form else as_text(claims, width), flush=True)
     return 0
 
