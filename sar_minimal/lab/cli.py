@@ -1,5 +1,4 @@
-"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards write files of the
-book.
+"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, for the book's files.
 
 Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
 decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
@@ -39,32 +38,37 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """What is understood, command by command; ``COMMANDS`` has a function for each."""
-    main = argparse.ArgumentParser(
-        prog="sar",
-        description="Shifted autoregressive models, small enough to read.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    said = "Shifted autoregressive models, small enough to read."
+    main = argparse.ArgumentParser(prog="sar", description=said, epilog=EXAMPLES, **raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
 
-    decode = commands.add_parser("decode", help="read a line in, write a line out")
-    decode.add_argument("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
-    said = "the sentence; standard input, one a line, if there is none"
-    decode.add_argument("text", nargs="*", help=said)
+    said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
+    epilog = "\n".join(["models:", *kinds]).replace("``", "")
+    add = commands.add_parser("train", help=said, epilog=epilog, **raw).add_argument
+    add("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
+    add("--model", required=True, choices=KINDS, help="see below")
+    add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
+    add("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    add("--corpus", help="for pinyin: words (default), news, file:PATH")
+    for name, how in _options().items():
+        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+
+    add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
+    add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
+    add("text", nargs="*", help="the sentence; standard input, one a line, if there is none")
     said = "keep the K best prefixes (autoregressive), or try the K likeliest lengths (length)"
-    decode.add_argument("--beam", type=int, metavar="K", help=said)
-    said = "tokens to add, for a language model (20)"
-    decode.add_argument("--new", type=int, default=20, metavar="N", help=said)
-    said = "add log-probability, steps and milliseconds"
-    decode.add_argument("--verbose", action="store_true", help=said)
+    add("--beam", type=int, metavar="K", help=said)
+    add("--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)")
+    add("--verbose", action="store_true", help="add log-probability, steps and milliseconds")
 
     said = "the document's claims, their verdicts and what was measured"
     claims = commands.add_parser("claims", help=said)
     claims.add_argument("ids", nargs="*", metavar="ID", help="only these, such as C10")
-    form = claims.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    form.add_argument("--json", action="store_true", help="as a JSON list, measurements in full")
+    add = claims.add_mutually_exclusive_group().add_argument
+    add("--markdown", action="store_true", help="as a Markdown table")
+    add("--json", action="store_true", help="as a JSON list, measurements in full")
 
     bench = commands.add_parser("bench", help="speed and memory, as ratios within one run")
     whats = bench.add_subparsers(dest="what", metavar="WHAT (speed if left out)")
@@ -75,29 +79,26 @@ def parser() -> argparse.ArgumentParser:
             group = size if flag in ("quick", "large") else one
             group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
 
-    demo = commands.add_parser("demo", help="the flagship in the terminal, in under 5 minutes")
-    said = "keep the two runs in DIR/sar and DIR/ar"
-    demo.add_argument("--out", type=Path, metavar="DIR", help=said)
-    said = "optimiser steps of each model"
-    demo.add_argument("--steps", type=int, default=argparse.SUPPRESS, help=said)
-
-    ledger = commands.add_parser("ledger", help="write the ledger of claims as a page of the book")
-    said = "a notebook (chapters/ledger.ipynb)"
-    ledger.add_argument("--out", type=Path, metavar="FILE", help=said)
-    cards = commands.add_parser("cards", help="write the card of each data set")
-    cards.add_argument("--out", type=Path, metavar="DIR", help="the folder for them (data)")
+    path = {"type": Path, "default": argparse.SUPPRESS}
+    said = "the flagship in the terminal, in under 5 minutes"
+    add = commands.add_parser("demo", help=said).add_argument
+    add("--out", metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar", **path)
+    add("--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model")
+    said = "write the ledger of claims as a page of the book"
+    add = commands.add_parser("ledger", help=said).add_argument
+    add("--out", dest="path", metavar="FILE", help="a notebook (chapters/ledger.ipynb)", **path)
+    add = commands.add_parser("cards", help="write the card of each data set").add_argument
+    add("--out", dest="folder", metavar="DIR", help="the folder for them (data)", **path)
     return main
 
 
 BENCHES = {
-    "speed": ("decoding and training beside other libraries, memory, start-up", ()),
-    "decode": ("decoders with fewer steps, and why they pay", ("png", "quick", "compile")),
-    "theory": ("trained models against exact bounds", ()),
-    "pinyin": (
-        "pinyin to hanzi by counting, by networks and by both",
-        ("quick", "large", "corpus"),
-    ),
+    "speed": ("decoding and training beside other libraries, memory, start-up", []),
+    "decode": ("decoders with fewer steps, and why they pay", ["png", "quick", "compile"]),
+    "theory": ("trained models against exact bounds", []),
+    "pinyin": ("pinyin to hanzi by counting, networks and both", ["quick", "large", "corpus"]),
 }
+CORPORA = "of words, news (with hsk), file:PATH; default: words, and news if installed"
 BENCH_FLAGS = {
     "json": {"type": Path, "metavar": "FILE", "help": "write the figures there too"},
     "threads": {"type": int, "metavar": "N", "help": "of torch (2; decode: once 1, once 2)"},
@@ -105,31 +106,15 @@ BENCH_FLAGS = {
     "quick": {"action": "store_true", "help": "a small measurement, in minutes"},
     "large": {"action": "store_true", "help": "networks that want a GPU"},
     "compile": {"action": "store_true", "help": "also torch.compile, and CUDA graphs"},
-    "corpus": {
-        "nargs": "+",
-        "help": "of words, news (with hsk), file:PATH; default: words, and news if installed",
-    },
+    "corpus": {"nargs": "+", "help": CORPORA},
 }
 
 
-def _add_train(commands) -> None:
-    """Every field of ``Recipe`` and of ``Config``, and every option of a kind's own class, is a
-    flag."""
-    said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
-    kinds = "\n".join(f"  {n:11} {_first_line(kind.model)}" for n, kind in KINDS.items())
-    train = commands.add_parser(
-        "train",
-        help=said,
-        epilog=f"models:\n{kinds}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    train.add_argument("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
-    train.add_argument("--model", required=True, choices=KINDS, help="see below")
-    train.add_argument("--out", required=True, type=Path, metavar="DIR", help="the run's folder")
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    train.add_argument("--corpus", help="for pinyin: words (default), news, file:PATH")
-    takers = {}  # of each flag: whose it is, and the default there
+def _options() -> dict[str, dict]:
+    """Every field of ``Recipe`` and ``Config``, every option of a kind's own class: how argparse
+    reads it."""
     owners = {"": Recipe, " ": Config} | {name: kind.model for name, kind in KINDS.items()}
+    takers, flags = {}, {}  # of each name: whose it is, and the default there
     for kind, owner in owners.items():
         for name, parameter in inspect.signature(owner).parameters.items():
             if parameter.default is not parameter.empty and name != "source_vocab":
@@ -137,23 +122,17 @@ def _add_train(commands) -> None:
     for name, ((_, owner, default), *_) in takers.items():
         kinds = ", ".join(kind for kind, *_ in takers[name] if kind)
         said = f"{_said_of(name, owner)} ({kinds}{': ' if kinds else ''}{default})".strip()
-        how = {"action": "store_true"} if default is False else {"type": type(default)}
-        if "type" in how:
-            how["metavar"] = type(default).__name__.upper()
-        flag = f"--{name.replace('_', '-')}"
-        train.add_argument(flag, default=argparse.SUPPRESS, help=said.replace("%", "%%"), **how)
-
-
-def _first_line(owner: type) -> str:
-    return inspect.getdoc(owner).partition("\n")[0].replace("``", "")
+        shape = {"type": type(default), "metavar": type(default).__name__.upper()}
+        how = {"action": "store_true"} if default is False else shape
+        flags[name] = how | {"help": said.replace("%", "%%")}
+    return flags
 
 
 def _said_of(name: str, owner: type) -> str:
     """The sentence of a class's docstring that begins with ``name:``, "" if there is none."""
-    said = re.search(
-        rf"(?:^|\s){name}: (.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)", inspect.getdoc(owner), re.S
-    )
-    return " ".join(said[1].replace("``", "").split()) if said else ""
+    sentence = rf"(?:^|\s){name}: (.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)"
+    said = re.search(sentence, inspect.getdoc(owner).replace("``", ""), re.DOTALL)
+    return " ".join(said[1].split()) if said else ""
 
 
 def parse(argv: list[str]) -> dict:
@@ -182,11 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `sar decode ... | head`
         sys.stderr.close()
         return 1
-    except (
-        Refusal,
-        OSError,
-        MissingPackage,
-    ) as error:  # anything else is a bug, and looks like one
+    except (Refusal, OSError, MissingPackage) as error:  # anything else is a bug of ours
         from .runs import DamagedCheckpoint
 
         print(f"sar: {error}", file=sys.stderr)
@@ -216,15 +191,15 @@ def _decode(run, text, beam, new, verbose) -> int:
     if text:
         print(convert(" ".join(text), verbose))
         return 0
-    failed = 0
+    code = 0
     for number, line in enumerate(sys.stdin, 1):
         try:
             print(convert(line, verbose) if line.strip() else "", flush=True)
         except Refusal as error:  # say which, go on with the others, and let the exit code tell
             print("", flush=True)
             print(f"sar: line {number}: {error}", file=sys.stderr)
-            failed += 1
-    return 1 if failed else 0
+            code = 1
+    return code
 
 
 def _claims(ids, markdown, json) -> int:
@@ -263,33 +238,26 @@ def _bench(what, json, threads, **flags) -> int:
     return 0
 
 
-def _demo(out, **options) -> int:
+def _demo(**options) -> int:
     from .demo import demo
 
-    demo(out, **options)
+    demo(**options)
     return 0
 
 
-def _ledger(out) -> int:
-    from .report import PAGE, write_page
+def _ledger(**options) -> int:
+    from .report import write_page
 
-    write_page(PAGE if out is None else out)
+    write_page(**options)
     return 0
 
 
-def _cards(out) -> int:
-    from .cards import FOLDER, write_cards
+def _cards(**options) -> int:
+    from .cards import write_cards
 
-    write_cards(FOLDER if out is None else out)
+    write_cards(**options)
     return 0
 
 
-COMMANDS = {
-    "train": _train,
-    "decode": _decode,
-    "claims": _claims,
-    "bench": _bench,
-    "demo": _demo,
-    "ledger": _ledger,
-    "cards": _cards,
-}
+COMMANDS = dict(train=_train, decode=_decode, claims=_claims, bench=_bench)
+COMMANDS |= dict(demo=_demo, ledger=_ledger, cards=_cards)
