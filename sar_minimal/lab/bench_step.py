@@ -25,8 +25,8 @@ class Models(NamedTuple):
 
 
 def bytes_read(config: Config, B: int, S: int, t: float) -> float:
-    """What one step of ``greedy`` with B rows reads: t positions are in the cache, the new one
-    included, S in the source.
+    """What one step of ``greedy`` with B rows reads: t positions in the cache, with the new one, S
+    in the source.
 
     P weights are 4 P bytes whatever B is. L layers have 6 D^2 weights in attention (qkv and out,
     and the source's q and out) and 2 m D^2 in the feed-forward, the head D V. Attention reads keys
@@ -84,9 +84,6 @@ def _stepping(ar, x, y):
     return call
 
 
-# ------------------------------------------------------------- compiled
-
-
 def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
     """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the
     first use takes, and how many times as fast the uses after it are. Then ``graph_rows``."""
@@ -117,8 +114,7 @@ def _row(how: str, decoder: str, T: int, B: int) -> dict:
 
 
 def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024)) -> list[dict]:
-    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside the same steps
-    called by Python.
+    """Greedy's T steps as *one* CUDA graph, recorded once, beside the same steps called by Python.
 
     A step is some hundred kernels that take microseconds each, and Python needs longer to call them
     than the GPU to run them; a replay calls none. Only this very x can be decoded with it: nothing
@@ -143,8 +139,8 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
 
 @torch.inference_mode()
 def _recorded(ar, x):
-    """The steps that decode x, a replay of them, the tokens (B, T) that it writes, seconds to
-    record them."""
+    """The steps that decode x, a replay of them, the tokens (B, T) it writes, seconds to record
+    it."""
     T = x.shape[1]
     state, *_ = ar.start(x, torch.full((len(x),), T, device=x.device), T)
     start, used = torch.full((len(x), 1), START, device=x.device), state.cache.used

@@ -1,4 +1,5 @@
-"""``sar cards``: the card of each data set as a file, ``data/*.md``, from the tasks as they load."""
+"""``sar cards``: the card of each data set as a file, ``data/*.md``, from the tasks as they
+load."""
 
 from pathlib import Path
 

@@ -29,13 +29,8 @@ COLOURS = {
     "ill-posed": "#7A5195",
     "open": "#777777",  # no chapter has settled it yet
 }
-SIGNS = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+SIGNS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
+SIGNS |= {"<": operator.lt, ">": operator.gt}
 
 
 class ClaimFailed(AssertionError):
@@ -44,8 +39,7 @@ class ClaimFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Record:
-    """What one chapter measured when it last ran; ``values`` maps a measurement's name to its
-    values.
+    """What one chapter measured when it last ran; ``values`` has those of each measurement.
 
     size: "fast" or "full" (SAR_FULL=1). commit: a + says that the package had changes beside it.
     """
@@ -141,9 +135,8 @@ def measured_in(file: Path) -> dict[str, Record]:
         stored = json.loads(file.read_bytes()) if file.exists() else {}
         return {id: Record(file.stem, **fields) for id, fields in stored.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise Refusal(
-            f"{file.name}: not records of ours ({error}); delete it and run again"
-        ) from error
+        said = f"not records of ours ({error}); delete it and run again"
+        raise Refusal(f"{file.name}: {said}") from error
 
 
 def _read(condition: str) -> tuple[str, float]:
@@ -208,9 +201,8 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
     if not isinstance(measured, Mapping):
         measured = {next(iter(row.supports)): measured}
     if set(measured) != set(row.supports):
-        raise Refusal(
-            f"{row.id}: expected measurements of {sorted(row.supports)}, got {sorted(measured)}"
-        )
+        expected = f"expected measurements of {sorted(row.supports)}"
+        raise Refusal(f"{row.id}: {expected}, got {sorted(measured)}")
     values = {}
     for name, condition in row.supports.items():
         given = measured[name]
@@ -222,18 +214,16 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
         if not numbers or not all(map(math.isfinite, numbers)):
             raise Refusal(f"{row.id}: {name}: expected finite numbers, got {numbers}")
         if not all(meets(v, condition) for v in numbers):
-            raise ClaimFailed(
-                f"{row.id} is recorded as '{row.verdict}', which needs {name} {condition}; measured {numbers}"
-            )
+            needs = f"is recorded as '{row.verdict}', which needs {name} {condition}"
+            raise ClaimFailed(f"{row.id} {needs}; measured {numbers}")
         values[name] = numbers
     try:
         used = tuple(map(operator.index, seeds))
     except TypeError as error:
         raise Refusal(f"{row.id}: seeds: expected a list of them, got {seeds!r}") from error
     if len(set(used)) < max(row.seeds, len(used)):
-        raise Refusal(
-            f"{row.id}: seeds: expected {row.seeds or 'only'} different ones, got {list(used)}"
-        )
+        expected = f"expected {row.seeds or 'only'} different ones"
+        raise Refusal(f"{row.id}: seeds: {expected}, got {list(used)}")
     if row.seeds and max(map(len, values.values())) < len(used):
         raise Refusal(f"{row.id}: expected a value for each of the {len(used)} seeds, got fewer")
     return Verdict(row, values, used)

@@ -42,18 +42,7 @@ def parser() -> argparse.ArgumentParser:
     said = "Shifted autoregressive models, small enough to read."
     main = argparse.ArgumentParser(prog="sar", description=said, epilog=EXAMPLES, **raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
-    kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
-    epilog = "\n".join(["models:", *kinds]).replace("``", "")
-    add = commands.add_parser("train", help=said, epilog=epilog, **raw).add_argument
-    add("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
-    add("--model", required=True, choices=KINDS, help="see below")
-    add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
-    add("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    add("--corpus", help="for pinyin: words (default), news, file:PATH")
-    for name, how in _options().items():
-        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+    _add_train(commands)
 
     add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
     add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
@@ -70,15 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--markdown", action="store_true", help="as a Markdown table")
     add("--json", action="store_true", help="as a JSON list, measurements in full")
 
-    bench = commands.add_parser("bench", help="speed and memory, as ratios within one run")
-    whats = bench.add_subparsers(dest="what", metavar="WHAT (speed if left out)")
-    for what, (said, flags) in BENCHES.items():
-        one = whats.add_parser(what, help=said, description=said)
-        size = one.add_mutually_exclusive_group() if "quick" in flags else None
-        for flag in ("json", "threads", *flags):
-            group = size if flag in ("quick", "large") else one
-            group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
-
+    _add_benches(commands.add_parser("bench", help="speed and memory, as ratios within one run"))
     path = {"type": Path, "default": argparse.SUPPRESS}
     said = "the flagship in the terminal, in under 5 minutes"
     add = commands.add_parser("demo", help=said).add_argument
@@ -110,9 +91,34 @@ BENCH_FLAGS = {
 }
 
 
+def _add_benches(bench: argparse.ArgumentParser) -> None:
+    whats = bench.add_subparsers(dest="what", metavar="WHAT (speed if left out)")
+    for what, (said, flags) in BENCHES.items():
+        one = whats.add_parser(what, help=said, description=said)
+        size = one.add_mutually_exclusive_group() if "quick" in flags else None
+        for flag in ("json", "threads", *flags):
+            group = size if flag in ("quick", "large") else one
+            group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
+
+
+def _add_train(commands) -> None:
+    said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
+    epilog = "\n".join(["models:", *kinds]).replace("``", "")
+    add = commands.add_parser(
+        "train", help=said, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).add_argument
+    add("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
+    add("--model", required=True, choices=KINDS, help="see below")
+    add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
+    add("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    add("--corpus", help="for pinyin: words (default), news, file:PATH")
+    for name, how in _options().items():
+        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+
+
 def _options() -> dict[str, dict]:
-    """Every field of ``Recipe`` and ``Config``, every option of a kind's own class: how argparse
-    reads it."""
+    """How argparse reads the fields of ``Recipe`` and ``Config`` and the options of each kind."""
     owners = {"": Recipe, " ": Config} | {name: kind.model for name, kind in KINDS.items()}
     takers, flags = {}, {}  # of each name: whose it is, and the default there
     for kind, owner in owners.items():
@@ -136,8 +142,8 @@ def _said_of(name: str, owner: type) -> str:
 
 
 def parse(argv: list[str]) -> dict:
-    """The command, and the arguments of its function in ``COMMANDS``. Raises SystemExit as argparse
-    does."""
+    """The command, and the arguments of its function in ``COMMANDS``; argparse's SystemExit if
+    wrong."""
     if argv[:1] == ["bench"] and not {*argv[1:2]} & {*BENCHES, "-h", "--help"}:
         argv = ["bench", "speed", *argv[1:]]
     given, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids

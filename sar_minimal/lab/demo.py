@@ -1,5 +1,4 @@
-"""``sar demo``: the flagship in the terminal. Trains both models on pinyin, compares, converts what
-is typed."""
+"""``sar demo``: the flagship in the terminal: train on pinyin, compare, convert what is typed."""
 
 import statistics
 import sys
@@ -45,8 +44,7 @@ def neural_decoders(sar: Model, ar: Model) -> dict[str, Callable]:
 def compare(
     task: Task, sar: Model, ar: Model, spent: dict[str, float], sample: int = 100
 ) -> list[dict]:
-    """Every decoder on the test split: right characters and sentences, and milliseconds a sentence
-    alone.
+    """Every decoder on the test split: characters and sentences right, ms a sentence alone.
 
     spent: seconds of training by kind. sample: so many sentences are timed, one at a time.
     """
@@ -75,8 +73,7 @@ def compare(
 
 
 def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
-    """Train the one-pass and the autoregressive model on pinyin, compare, then convert what is
-    typed.
+    """Train the one-pass and the autoregressive model on pinyin, compare, convert what is typed.
 
     out: keeps the two runs in ``out/sar`` and ``out/ar``, and goes on from them if they are there.
     steps: optimiser steps of each; None is the recipe's.
@@ -98,9 +95,9 @@ def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
     return rows
 
 
-NOTE = """ms: one sentence alone, median. steps: forward passes that wait for the one before. seconds: of training. Both
-models stop long before they have learned what they can. The lattice knows the dictionary that the sentences
-were drawn from, word by word; the others saw the training text alone."""
+NOTE = """ms: one sentence alone, median. steps: forward passes that wait for the one before. seconds: of
+training. Both models stop long before they have learned what they can. The lattice knows the
+dictionary that the sentences were drawn from, word by word; the others saw the training text alone."""
 
 
 def prompt(task: Task, decoders: dict[str, Callable], device) -> None:

@@ -23,17 +23,14 @@ ROOT = LEDGER.parents[1]
 
 
 def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
-    """Keep a measurement in the chapter's own file beside the ledger, in place of its earlier one
-    of that claim.
+    """Keep a measurement in the chapter's own file, in place of its earlier one of that claim.
 
     Raises ValueError when the ledger does not know that the chapter makes the claim.
     """
     row = verdict.claim
     if chapter not in row.chapters:
-        expected = ", ".join(row.chapters)
-        raise Refusal(
-            f"{row.id}: SAR_RECORD: expected one of its chapters, {expected}, got {chapter!r}"
-        )
+        expected = f"expected one of its chapters, {', '.join(row.chapters)}"
+        raise Refusal(f"{row.id}: SAR_RECORD: {expected}, got {chapter!r}")
     values = {
         name: [_rounded(v, row.supports[name]) for v in numbers]
         for name, numbers in verdict.measured.items()
@@ -54,7 +51,7 @@ def _rounded(value: float, condition: str) -> float:
 
 
 def _device() -> str:
-    """Where a chapter trains: the name of the GPU, or of the CPU with the threads that torch
+    """Where a chapter trains: the name of the GPU, or of the CPU and how many threads torch
     uses."""
     device, _ = choose_device()
     version = f"torch {torch.__version__.partition('+')[0]}"

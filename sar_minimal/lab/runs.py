@@ -36,8 +36,7 @@ class DamagedCheckpoint(Refusal):
 
 
 def save(model: Model, folder: str | Path) -> None:
-    """Write ``model.safetensors`` (the weights) and ``config.json`` (what to read) to
-    ``folder``."""
+    """Write the weights, ``model.safetensors``, and ``config.json`` to ``folder``."""
     folder, options = Path(folder), model.options
     if callable(options.get("mask")):
         raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
@@ -142,39 +141,43 @@ def train(
     if progress:
         size = f"{model.number_of_parameters():,} parameters"
         print(f"{type(model).__name__}, {size}, on {device} ({reason})")
-    began = time.perf_counter() - run.seconds  # as if the run had never stopped
-    window = Window(device, run.step, run.seconds)
     hidden = None if progress else True  # None: where standard error is a terminal
     bar = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=hidden, leave=False)
     with finish_the_step() as asked, bar:
-        data = endless(task.train, recipe, run.step)
-        for loss, batch in training_steps(model, data, recipe, run.optimizer, run.step):
-            run.step, run.seconds = run.step + 1, time.perf_counter() - began
-            window.add(loss, batch)
-            bar.update()
-            last = run.step == recipe.steps
-            if run.step % recipe.report == 0 or last:
-                row = window.close(run) | {"rate": recipe.rate_at(run.step - 1)}
-                measured = last and len(task.validation)
-                row["validation"] = evaluate(model, task.validation) if measured else None
-                run.report(row)
-                speed = f"{row['tokens_per_second']:.0f}/s"
-                bar.set_postfix(loss=f"{row['loss']:.3f}", tokens=speed)
-                run.seconds = time.perf_counter() - began
-            if run.step % recipe.checkpoint == 0 or last or asked.is_set():
-                run.keep()
-            if last:
-                break
-            if asked.is_set():
-                where = "" if out is None else f"; the checkpoint in {out} can be resumed"
-                raise Interrupted(f"stopped after step {run.step} of {recipe.steps}{where}")
+        _finish(run, device, bar, asked)
     model.eval()
     return run.metrics
 
 
+def _finish(run: "Run", device: torch.device, bar: tqdm, asked: threading.Event) -> None:
+    """The steps that are left. Raises Interrupted, with a checkpoint, once it is ``asked`` to stop."""
+    recipe, validation = run.recipe, run.task.validation
+    began = time.perf_counter() - run.seconds  # as if the run had never stopped
+    window, data = Window(device, run), endless(run.task.train, recipe, run.step)
+    for loss, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
+        run.step, run.seconds = run.step + 1, time.perf_counter() - began
+        window.add(loss, batch)
+        bar.update()
+        last = run.step == recipe.steps
+        if run.step % recipe.report == 0 or last:
+            row = window.close(run) | {"rate": recipe.rate_at(run.step - 1)}
+            judged = last and len(validation)
+            run.report(row | {"validation": evaluate(run.model, validation) if judged else None})
+            speed = f"{row['tokens_per_second']:.0f}/s"
+            bar.set_postfix(loss=f"{row['loss']:.3f}", tokens=speed)
+            run.seconds = time.perf_counter() - began
+        if run.step % recipe.checkpoint == 0 or last or asked.is_set():
+            run.keep()
+        if last:
+            return
+        if asked.is_set():
+            where = f"; the checkpoint in {run.out} can be resumed" if run.out else ""
+            raise Interrupted(f"stopped after step {run.step} of {recipe.steps}{where}")
+
+
 def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int, int]]:
-    """(side, tokens of the vocabulary, tokens of the model) where they differ; a model without a
-    source fits all."""
+    """(side, tokens of the vocabulary, tokens of the model) where they differ; without a source all
+    fits."""
     sizes = {
         "source": (len(source), model.config.source_vocab or len(source)),
         "target": (len(target), model.config.target_vocab),
@@ -185,28 +188,24 @@ def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int,
 class Window:
     """The loss and speed since the last report. The sum stays on the device, so no step waits."""
 
-    def __init__(self, device: torch.device, step: int, seconds: float):
-        self.device = device
-        self.open(step, seconds)
+    def __init__(self, device: torch.device, run: "Run"):
+        self.zero = torch.zeros((), device=device)
+        self.open(run)
 
-    def open(self, step: int, seconds: float) -> None:
-        self.loss, self.tokens = torch.zeros((), device=self.device), 0
-        self.step, self.seconds = step, seconds
+    def open(self, run: "Run") -> None:
+        self.loss, self.tokens, self.step, self.seconds = self.zero, 0, run.step, run.seconds
 
     def add(self, loss: Tensor, batch: Batch) -> None:
-        self.loss += loss
+        self.loss = self.loss + loss
         self.tokens += int(batch.y_lengths.sum())
 
     def close(self, run: "Run") -> dict:
         """What was since the last one; the next window opens."""
-        row = {
-            "step": run.step,
-            "loss": float(self.loss) / (run.step - self.step),
-            "tokens_per_second": self.tokens / max(run.seconds - self.seconds, 1e-9),
-            "seconds": run.seconds,
-        }
-        self.open(run.step, run.seconds)
-        return row
+        loss = float(self.loss) / (run.step - self.step)
+        speed = self.tokens / max(run.seconds - self.seconds, 1e-9)
+        self.open(run)
+        row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
+        return row | {"seconds": run.seconds}
 
 
 # ---------------------------------------------------------------- what is kept, and found again
@@ -227,7 +226,8 @@ class Run:
 
     @property
     def identity(self) -> dict:
-        """What a checkpoint must agree on before a run may go on from it, in the order it is compared."""
+        """What a checkpoint must agree on before a run may go on from it, in the order it is
+        compared."""
         model, task = self.model, self.task
         return {
             "model": type(model).__name__,
@@ -261,7 +261,8 @@ class Run:
         write_atomically(self.out / "metrics.jsonl", lines.encode())
 
     def keep(self) -> None:
-        """One file, replaced in one move: weights, AdamW's averages, random state, where we stand."""
+        """One file, replaced in one move: weights, AdamW's averages, random state, where we
+        stand."""
         if self.out is None:
             return
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
@@ -330,8 +331,7 @@ def write_task(task: Task, out: Path) -> None:
 
 
 def load_run(out: str | Path, device: torch.device | str = "cpu"):
-    """What ``train`` left in a folder: the model, its vocabularies, and {"name", "options"} of its
-    task.
+    """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
 
     Raises FileNotFoundError or DamagedCheckpoint, naming the file.
     """

@@ -23,7 +23,7 @@ Run = tuple[Model, Task, Recipe]
 
 
 def train_all(runs: Iterable[Run]) -> list[list[dict]]:
-    """Train each model in place, as ``train`` does; returns what ``train`` returns, in the order of
+    """Train each model in place as ``train`` does; returns what it returns, in the order of
     ``runs``.
 
     The weights are those of ``train`` under ``torch.set_num_threads(1)``, to the last bit, however

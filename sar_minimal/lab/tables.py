@@ -1,5 +1,4 @@
-"""Tables: rows as text for the terminal and as Markdown for a page, and a bench's rows on disk as
-they come."""
+"""Tables: rows as text for the terminal, as Markdown for a page, as JSON while a bench runs."""
 
 import platform
 import time
@@ -13,7 +12,7 @@ from ..files import write_json
 
 
 def as_text(rows: Iterable[Mapping]) -> str:
-    """A line a row and a column a key, in the order in which they come up; "-" where a row lacks
+    """A line a row, a column a key, in the order in which they come up; "-" where a row lacks
     it."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))

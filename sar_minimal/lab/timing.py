@@ -22,8 +22,8 @@ def seconds(function: Callable[[], object]) -> float:
 def in_turns(
     functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ... after a first round that does not count,
-    if ``warm``."""
+    """Seconds of each function, called a b c, a b c, ..., if ``warm`` after a round that is not
+    timed."""
     for function in functions.values() if warm else ():
         function()
     times = {name: [] for name in functions}
