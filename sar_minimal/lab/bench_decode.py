@@ -350,21 +350,22 @@ def _at_each(threads: tuple[int, ...], measure: Callable[[], list[dict]]) -> Ite
 
 NOTES = {
     "training": "Flagship size, on pinyin of 300 words, sentences joined to documents.",
-    "decoders": f"""ms: one batch of B documents of T syllables. steps: passes that wait for the one before.
-work: positions that go through a decoder, for each token made (greedy: 1). same: share of tokens equal to
-greedy's; gap: nats between the two tokens where a row first differs (below {TIE:g} it is rounding that
-decides). over budget: predicted seconds of a call.""",
-    "peers": """ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64 new tokens,
-random weights. Prompt lookup (batch 1 only) guesses what followed the last two tokens earlier on. A model with
-random weights soon repeats itself, so it accepts nearly all: how few its passes are says how much it repeats,
-not what a trained one would do.""",
-    "a step": """One step of greedy: measured; calling its operators with nearly nothing in them; reading as
-many bytes; its arithmetic at the rate of a 1024 x 1024 product. Bound: the longer of the last two (5.2). While
-calls or reading are the longest, more positions in a step are nearly free and parallel decoding pays; once
-arithmetic is, each position that a guess wastes (work above 1) costs in full.""",
-    "compiled": """Off unless asked for: the first use waits for the compiler. CUDA graphs: all steps of greedy
-recorded as one.""",
-    "pays until B": "The largest measured B at which it is faster than greedy (+: the largest compared).",
+    "decoders": f"""ms: one batch of B documents of T syllables. steps: passes that wait for the one
+before. work: positions that go through a decoder, for each token made (greedy: 1). same: share of
+tokens equal to greedy's; gap: nats between the two tokens where a row first differs (below {TIE:g}
+it is rounding that decides). over budget: predicted seconds of a call.""",
+    "peers": """ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64 new
+tokens, random weights. Prompt lookup (batch 1 only) guesses what followed the last two tokens
+earlier on. A model with random weights soon repeats itself, so it accepts nearly all: how few its
+passes are says how much it repeats, not what a trained one would do.""",
+    "a step": """One step of greedy: measured; calling its operators with nearly nothing in them;
+reading as many bytes; its arithmetic at the rate of a 1024 x 1024 product. Bound: the longer of the
+last two (5.2). While calls or reading are the longest, more positions in a step are nearly free and
+parallel decoding pays; once arithmetic is, each position that a guess wastes (work above 1) costs
+in full.""",
+    "compiled": """Off unless asked for: the first use waits for the compiler. CUDA graphs: all steps
+of greedy recorded as one.""",
+    "pays until B": "The largest B at which it is faster than greedy (+: the largest compared).",
     "goals": "For one text at a time. draft and verify: times as fast as greedy, with its tokens.",
 }
 

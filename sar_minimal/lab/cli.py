@@ -119,15 +119,16 @@ def _add_train(commands) -> None:
 
 def _options() -> dict[str, dict]:
     """How argparse reads the fields of ``Recipe`` and ``Config`` and the options of each kind."""
-    owners = {"": Recipe, " ": Config} | {name: kind.model for name, kind in KINDS.items()}
-    takers, flags = {}, {}  # of each name: whose it is, and the default there
-    for kind, owner in owners.items():
+    owners = [("", Recipe), ("", Config), *((f"{n}: ", k.model) for n, k in KINDS.items())]
+    takers, flags = {}, {}  # of each option: the kind that takes it, what says what it is
+    for kind, owner in owners:
         for name, parameter in inspect.signature(owner).parameters.items():
             if parameter.default is not parameter.empty and name != "source_vocab":
-                takers.setdefault(name, []).append((kind.strip(), owner, parameter.default))
-    for name, ((_, owner, default), *_) in takers.items():
-        kinds = ", ".join(kind for kind, *_ in takers[name] if kind)
-        said = f"{_said_of(name, owner)} ({kinds}{': ' if kinds else ''}{default})".strip()
+                takers.setdefault(name, []).append((f"{kind}{parameter.default}", owner))
+                flags.setdefault(name, parameter.default)
+    for name, default in flags.items():
+        values = ", ".join(value for value, _ in takers[name])
+        said = f"{_said_of(name, takers[name][0][1])} ({values})".strip()
         shape = {"type": type(default), "metavar": type(default).__name__.upper()}
         how = {"action": "store_true"} if default is False else shape
         flags[name] = how | {"help": said.replace("%", "%%")}

@@ -60,9 +60,6 @@ def _written(stem: str) -> bool:
     return (BOOK / f"{stem}.ipynb").exists()
 
 
-# ---------------------------------------------------------------- the terminal, JSON, Markdown
-
-
 def as_text(claims: list[Claim], width: int = 100) -> str:
     """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
     lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
@@ -116,9 +113,6 @@ def _link(stem: str, folder: str = "") -> str:
     return f"[{stem}]({folder}{stem}.ipynb)"
 
 
-# ---------------------------------------------------------------- the page
-
-
 def page(path: Path = LEDGER) -> str:
     """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored. Raises
     MissingPackage where nbformat is not installed."""
@@ -139,13 +133,10 @@ def page(path: Path = LEDGER) -> str:
 
 
 def _intro(claims: list[Claim]) -> str:
-    rows = [
-        (f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)) for c in claims
-    ]
-    return INTRO.format(
-        counts=count(claims),
-        table=as_markdown(["id", "section", "claim", "verdict", "chapter"], rows),
-    )
+    columns, rows = ["id", "section", "claim", "verdict", "chapter"], []
+    for c in claims:
+        rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
+    return INTRO.format(counts=count(claims), table=as_markdown(columns, rows))
 
 
 INTRO = """# The ledger of claims

@@ -28,8 +28,6 @@ from ..files import write_atomically, write_json
 from ..kinds import KINDS
 from ..training import Recipe, choose_device, endless, evaluate, new_optimizer, training_steps
 
-# ---------------------------------------------------------------- a model in a folder
-
 
 class DamagedCheckpoint(Refusal):
     """A checkpoint that is not whole, or not one of ours."""
@@ -78,9 +76,6 @@ def _made(kind: type[Model], config: dict, options: dict | None = None, **_) -> 
         options = {name: config[name] for name in kind.option_names() if name in config}
         config = {name: value for name, value in config.items() if name not in foreign}
     return kind(Config(**config), **(options or {}))
-
-
-# ---------------------------------------------------------------- training
 
 
 @contextmanager
@@ -150,7 +145,7 @@ def train(
 
 
 def _finish(run: "Run", device: torch.device, bar: tqdm, asked: threading.Event) -> None:
-    """The steps that are left. Raises Interrupted, with a checkpoint, once it is ``asked`` to stop."""
+    """The steps that are left. Raises Interrupted, behind a checkpoint, once it was ``asked``."""
     recipe, validation = run.recipe, run.task.validation
     began = time.perf_counter() - run.seconds  # as if the run had never stopped
     window, data = Window(device, run), endless(run.task.train, recipe, run.step)
@@ -176,13 +171,11 @@ def _finish(run: "Run", device: torch.device, bar: tqdm, asked: threading.Event)
 
 
 def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int, int]]:
-    """(side, tokens of the vocabulary, tokens of the model) where they differ; without a source all
-    fits."""
-    sizes = {
-        "source": (len(source), model.config.source_vocab or len(source)),
-        "target": (len(target), model.config.target_vocab),
-    }
-    return [(side, vocab, size) for side, (vocab, size) in sizes.items() if vocab != size]
+    """(side, tokens of the vocabulary, of the model) where they differ; without a source all fits."""
+    c = model.config
+    sides = [("source", len(source), c.source_vocab or len(source))]
+    sides += [("target", len(target), c.target_vocab)]
+    return [(side, vocab, size) for side, vocab, size in sides if vocab != size]
 
 
 class Window:
@@ -208,9 +201,6 @@ class Window:
         return row | {"seconds": run.seconds}
 
 
-# ---------------------------------------------------------------- what is kept, and found again
-
-
 @dataclass
 class Run:
     """How far a run is, and what of it lies in its folder ``out``, None to keep nothing."""
@@ -226,8 +216,7 @@ class Run:
 
     @property
     def identity(self) -> dict:
-        """What a checkpoint must agree on before a run may go on from it, in the order it is
-        compared."""
+        """What a checkpoint must agree on before a run may go on from it, compared in this order."""
         model, task = self.model, self.task
         return {
             "model": type(model).__name__,
@@ -261,8 +250,7 @@ class Run:
         write_atomically(self.out / "metrics.jsonl", lines.encode())
 
     def keep(self) -> None:
-        """One file, replaced in one move: weights, AdamW's averages, random state, where we
-        stand."""
+        """One file, replaced in one move: weights, AdamW's averages, random state, how far it is."""
         if self.out is None:
             return
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
@@ -281,13 +269,13 @@ class Run:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["about"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            theirs, step, seconds, metrics = (
-                about[key] for key in ("identity", "step", "seconds", "metrics")
-            )
+            theirs, stands = about["identity"], [about[n] for n in ("step", "seconds", "metrics")]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
-        with suppress(TypeError, AttributeError):  # until 2026-11-27 it held the options of all
+        with suppress(
+            TypeError, KeyError, AttributeError
+        ):  # until 2026-11-27 it held the options of all
             config = theirs["config"].items()
             theirs["config"] = {name: v for name, v in config if name in ours["config"]}
         for name, wanted in ours.items():
@@ -305,7 +293,7 @@ class Run:
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        self.step, self.seconds, self.metrics = step, seconds, metrics
+        self.step, self.seconds, self.metrics = stands
 
 
 def _difference(theirs, ours) -> str:
@@ -321,12 +309,8 @@ def _difference(theirs, ours) -> str:
 
 def write_task(task: Task, out: Path) -> None:
     """``task.json``: what ``sar decode`` needs to read text in and write text out."""
-    about = {
-        "name": task.name,
-        "options": task.options,
-        "source": list(task.source.tokens),
-        "target": list(task.target.tokens),
-    }
+    about = {"name": task.name, "options": task.options}
+    about |= {"source": list(task.source.tokens), "target": list(task.target.tokens)}
     write_json(out / "task.json", about, ensure_ascii=False, indent=1)
 
 
