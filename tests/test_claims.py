@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal.lab import claims, records, report
+from sar_minimal.lab import claims, report
+from sar_minimal.lab import ledger as records
 from sar_minimal.lab.claims import ClaimFailed, Record, Verdict, complaints, ledger
 from sar_minimal.lab.ledger import claim
 

@@ -31,7 +31,7 @@ from sar_minimal.lab import cards, cli
 from sar_minimal.lab.claims import ledger
 from sar_minimal.lab.cli import main
 from sar_minimal.lab.converter import Converter
-from sar_minimal.lab.report import measured, page
+from sar_minimal.lab.report import page
 from sar_minimal.lab.runs import load_run
 from sar_minimal.shift import END, START
 from sar_minimal.tasks import MAKERS, load_task
@@ -443,7 +443,7 @@ def test_claims(call):
     words = " ".join(out.split())
     for c in rows.values():
         assert " ".join(c.claim.split()) in words and c.because in words
-        assert all(line in words for r in c.measured for line in measured(c, r))
+        assert all(line in words for r in c.measured for line in c.lines(r.values))
         assert not c.is_open or f"open {c.chapters[0]} (to come)" in words
     assert max(map(len, out.splitlines())) <= 120
     assert f"{len(rows)} claims: " in out.splitlines()[-1]

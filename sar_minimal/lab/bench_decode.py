@@ -71,8 +71,7 @@ class Grid:
             raise Refusal(f"budget: expected seconds > 0, got {self.budget!r}")
 
 
-SMALL = {"lengths": (8, 64), "batches": (1, 16, 64), "threads": (1,)}
-SMALL_GRID = Grid(**SMALL, steps=150, budget=2.0, rounds=3)
+SMALL_GRID = Grid((8, 64), (1, 16, 64), (1,), steps=150, budget=2.0, rounds=3)
 
 DECODERS: dict[str, Callable[[Models, Tensor], Decoded]] = {
     "greedy": lambda m, x: greedy(m.ar, x),
@@ -92,8 +91,7 @@ EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 def documents(split: Split, lengths: list[int]) -> Split:
     """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
 
-    Each begins with a sentence, and none is in two documents. Raises ValueError if too few are
-    left.
+    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few.
     """
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
@@ -101,12 +99,8 @@ def documents(split: Split, lengths: list[int]) -> Split:
         while len(x) < n:
             more = next(pairs, None)
             if more is None:
-                most = (
-                    f"{sum(map(len, split.x))} tokens in all, as many as the split's {len(split)}"
-                )
-                raise Refusal(
-                    f"lengths: expected at most {most} sentences have, got {sum(lengths)}"
-                )
+                most = f"{sum(map(len, split.x))} tokens in all, those of the split"
+                raise Refusal(f"lengths: expected at most {most}, got {sum(lengths)}")
             x, y = x + more[0], y + more[1]
         xs.append(x[:n])
         ys.append(y[:n])
@@ -226,10 +220,8 @@ def agreement(one: list[Decoded], other: list[Decoded]) -> tuple[float, float]:
     """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the
     two tokens are where a row differs first, the largest of all (0 if none does). Behind that place
     rows go their own ways."""
-    (a, p), (b, q) = (
-        (torch.cat([d.tokens for d in decoded]), torch.cat([d.log_probs for d in decoded]))
-        for decoded in (one, other)
-    )
+    a, b = (torch.cat([d.tokens for d in decoded]) for decoded in (one, other))
+    p, q = (torch.cat([d.log_probs for d in decoded]) for decoded in (one, other))
     apart = a != b
     first = apart.float().argmax(1, keepdim=True)  # or 0
     gap = (p - q).abs().gather(1, first)[apart.any(1)]
@@ -316,8 +308,8 @@ def bench_decode(
     tables = Measured(json_path, **asdict(grid), device=str(device))
     task, models, spent = flagships(grid)
     row = {f"{kind}, seconds": s for kind, s in spent.items()}
-    row |= {"hanzi": len(task.target) - len(SPECIALS)}
-    row |= {"longest document": max(map(len, task.train.x))}
+    row["hanzi"] = len(task.target) - len(SPECIALS)
+    row["longest document"] = max(map(len, task.train.x))
     tables.show("training", [row], NOTES["training"])
     models, rows = Models(*(m.to(device) for m in models)), []
     print(f"\nDECODERS. {NOTES['decoders']}")
@@ -354,8 +346,8 @@ NOTES = {
 before. work: positions that go through a decoder, for each token made (greedy: 1). same: share of
 tokens equal to greedy's; gap: nats between the two tokens where a row first differs (below {TIE:g}
 it is rounding that decides). over budget: predicted seconds of a call.""",
-    "peers": """ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64 new
-tokens, random weights. Prompt lookup (batch 1 only) guesses what followed the last two tokens
+    "peers": """ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64
+new tokens, random weights. Prompt lookup (batch 1 only) guesses what followed the last two tokens
 earlier on. A model with random weights soon repeats itself, so it accepts nearly all: how few its
 passes are says how much it repeats, not what a trained one would do.""",
     "a step": """One step of greedy: measured; calling its operators with nearly nothing in them;
@@ -363,8 +355,8 @@ reading as many bytes; its arithmetic at the rate of a 1024 x 1024 product. Boun
 last two (5.2). While calls or reading are the longest, more positions in a step are nearly free and
 parallel decoding pays; once arithmetic is, each position that a guess wastes (work above 1) costs
 in full.""",
-    "compiled": """Off unless asked for: the first use waits for the compiler. CUDA graphs: all steps
-of greedy recorded as one.""",
+    "compiled": """Off unless asked for: the first use waits for the compiler. CUDA graphs: all
+steps of greedy recorded as one.""",
     "pays until B": "The largest B at which it is faster than greedy (+: the largest compared).",
     "goals": "For one text at a time. draft and verify: times as fast as greedy, with its tokens.",
 }

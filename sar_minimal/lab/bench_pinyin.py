@@ -191,8 +191,8 @@ def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWO
     steps is on short sentences: without that the autoregressive one does not find its source, and
     no network loses by it that we could tell."""
     size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
-    said = {name: getattr(plan, name) for name in ("steps", "tokens", "rate", "mixed")}
-    recipe, models = Recipe(**said, seed=seed, short=plan.steps // 2), {}
+    steps = {name: getattr(plan, name) for name in ("steps", "tokens", "rate", "mixed")}
+    recipe, models = Recipe(**steps, seed=seed, short=plan.steps // 2), {}
     for name in only:
         kind, options = NETWORKS[name]
         models[name] = make_model(kind, task, seed, **size, **options)
@@ -396,6 +396,6 @@ def bench_pinyin(
 
 
 NOTE = """Per cent, with half of a 95 % interval over sentences; of several seeds the mean. - trigram:
-sentences that a system has more than the trigram, of the same ones. ms: one sentence alone, median.
+what a system has more of the same sentences than the trigram. ms: one sentence alone, median.
 stored: parameters, or numbers counted. seconds: of training or counting. A dictionary is jieba's,
 read by pypinyin; on words it drew the text."""

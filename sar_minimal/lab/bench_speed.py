@@ -32,9 +32,8 @@ def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4
     """
     model = DecoderLM(Config(target_vocab=vocabulary, width=128, layers=4, heads=4)).eval()
     x = torch.randint(4, vocabulary, (batch, prompt))
-    times = in_turns(
-        {"sar_minimal": lambda: greedy(model, x, new=new)} | _peers(vocabulary, x, new)
-    )
+    calls = {"sar_minimal": lambda: greedy(model, x, new=new)} | _peers(vocabulary, x, new)
+    times = in_turns(calls)
     row = {f"{name} ms": milliseconds(t) / new for name, t in times.items()}
     ours = times.pop("sar_minimal")
     row |= {f"{name} / ours": ratio(t, ours) for name, t in times.items()}
@@ -92,8 +91,7 @@ def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
 
 
 def bench_import(rounds: int = 5) -> dict:
-    """Seconds that ``import sar_minimal`` and its models add to ``import torch``, in fresh
-    processes."""
+    """Seconds that the package and its models add to ``import torch``, in fresh processes."""
     add = "import time, torch; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
     row = {"import, seconds beyond torch": ""}
     for name in ("sar_minimal", "sar_minimal.kinds"):

@@ -5,7 +5,7 @@
 chapter measures and calls ``claim`` (``ledger.py``), which fails the run when they do not.
 
 People write that file, and no program does. What was measured stands beside it, in
-``data/measured``, one file a chapter, written by ``make run-nb`` (``records.py``), which puts both
+``data/measured``, one file a chapter, written by ``make run-nb`` (``ledger.py``), which puts both
 onto the ledger's page (``report.py``).
 """
 
@@ -107,6 +107,14 @@ class Claim:
         """The section of the document that makes the claim, in words."""
         return "ours" if self.section == "ours" else f"section {self.section}"
 
+    def asked(self, name: str) -> str:
+        """Of a measurement; "nothing" where the ledger does not ask for it any more."""
+        return self.supports.get(name, "nothing")
+
+    def lines(self, measured: Mapping[str, Sequence[float]]) -> list[str]:
+        """One line a measurement: its smallest and largest value, and what was asked of it."""
+        return [f"{n}: {spread(v)} (asked: {self.asked(n)})" for n, v in measured.items()]
+
 
 def ledger(path: Path = LEDGER) -> dict[str, Claim]:
     """All claims by id, each with its records, in the order of the chapters. Raises ValueError,
@@ -135,8 +143,8 @@ def measured_in(file: Path) -> dict[str, Record]:
         stored = json.loads(file.read_bytes()) if file.exists() else {}
         return {id: Record(file.stem, **fields) for id, fields in stored.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        said = f"not records of ours ({error}); delete it and run again"
-        raise Refusal(f"{file.name}: {said}") from error
+        wrong = f"not records of ours ({error}); delete it and run again"
+        raise Refusal(f"{file.name}: {wrong}") from error
 
 
 def _read(condition: str) -> tuple[str, float]:
@@ -161,11 +169,8 @@ class Verdict:
     seeds: Sequence[int] = ()
 
     def lines(self) -> list[str]:
-        """One line a measurement: its smallest and largest value, and what was asked of it."""
-        return [
-            f"{name}: {spread(values)} (asked: {self.claim.supports[name]})"
-            for name, values in self.measured.items()
-        ] + ([f"seeds: {', '.join(map(str, self.seeds))}"] if self.seeds else [])
+        seeds = [f"seeds: {', '.join(map(str, self.seeds))}"] if self.seeds else []
+        return self.claim.lines(self.measured) + seeds
 
     def __repr__(self) -> str:
         c = self.claim

@@ -39,21 +39,21 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """What is understood, command by command; ``COMMANDS`` has a function for each."""
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    said = "Shifted autoregressive models, small enough to read."
-    main = argparse.ArgumentParser(prog="sar", description=said, epilog=EXAMPLES, **raw)
+    text = "Shifted autoregressive models, small enough to read."
+    main = argparse.ArgumentParser(prog="sar", description=text, epilog=EXAMPLES, **raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
 
     add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
     add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
     add("text", nargs="*", help="the sentence; standard input, one a line, if there is none")
-    said = "keep the K best prefixes (autoregressive), or try the K likeliest lengths (length)"
-    add("--beam", type=int, metavar="K", help=said)
+    text = "keep the K best prefixes (autoregressive), or try the K likeliest lengths (length)"
+    add("--beam", type=int, metavar="K", help=text)
     add("--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)")
     add("--verbose", action="store_true", help="add log-probability, steps and milliseconds")
 
-    said = "the document's claims, their verdicts and what was measured"
-    claims = commands.add_parser("claims", help=said)
+    text = "the document's claims, their verdicts and what was measured"
+    claims = commands.add_parser("claims", help=text)
     claims.add_argument("ids", nargs="*", metavar="ID", help="only these, such as C10")
     add = claims.add_mutually_exclusive_group().add_argument
     add("--markdown", action="store_true", help="as a Markdown table")
@@ -61,12 +61,12 @@ def parser() -> argparse.ArgumentParser:
 
     _add_benches(commands.add_parser("bench", help="speed and memory, as ratios within one run"))
     path = {"type": Path, "default": argparse.SUPPRESS}
-    said = "the flagship in the terminal, in under 5 minutes"
-    add = commands.add_parser("demo", help=said).add_argument
+    text = "the flagship in the terminal, in under 5 minutes"
+    add = commands.add_parser("demo", help=text).add_argument
     add("--out", metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar", **path)
     add("--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model")
-    said = "write the ledger of claims as a page of the book"
-    add = commands.add_parser("ledger", help=said).add_argument
+    text = "write the ledger of claims as a page of the book"
+    add = commands.add_parser("ledger", help=text).add_argument
     add("--out", dest="path", metavar="FILE", help="a notebook (chapters/ledger.ipynb)", **path)
     add = commands.add_parser("cards", help="write the card of each data set").add_argument
     add("--out", dest="folder", metavar="DIR", help="the folder for them (data)", **path)
@@ -93,8 +93,8 @@ BENCH_FLAGS = {
 
 def _add_benches(bench: argparse.ArgumentParser) -> None:
     whats = bench.add_subparsers(dest="what", metavar="WHAT (speed if left out)")
-    for what, (said, flags) in BENCHES.items():
-        one = whats.add_parser(what, help=said, description=said)
+    for what, (text, flags) in BENCHES.items():
+        one = whats.add_parser(what, help=text, description=text)
         size = one.add_mutually_exclusive_group() if "quick" in flags else None
         for flag in ("json", "threads", *flags):
             group = size if flag in ("quick", "large") else one
@@ -102,11 +102,11 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_train(commands) -> None:
-    said = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    text = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
     kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
     epilog = "\n".join(["models:", *kinds]).replace("``", "")
     add = commands.add_parser(
-        "train", help=said, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        "train", help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     ).add_argument
     add("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
     add("--model", required=True, choices=KINDS, help="see below")
@@ -128,18 +128,18 @@ def _options() -> dict[str, dict]:
                 flags.setdefault(name, parameter.default)
     for name, default in flags.items():
         values = ", ".join(value for value, _ in takers[name])
-        said = f"{_said_of(name, takers[name][0][1])} ({values})".strip()
+        text = f"{_explained(name, takers[name][0][1])} ({values})".strip()
         shape = {"type": type(default), "metavar": type(default).__name__.upper()}
         how = {"action": "store_true"} if default is False else shape
-        flags[name] = how | {"help": said.replace("%", "%%")}
+        flags[name] = how | {"help": text.replace("%", "%%")}
     return flags
 
 
-def _said_of(name: str, owner: type) -> str:
+def _explained(name: str, owner: type) -> str:
     """The sentence of a class's docstring that begins with ``name:``, "" if there is none."""
     sentence = rf"(?:^|\s){name}: (.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)"
-    said = re.search(sentence, inspect.getdoc(owner).replace("``", ""), re.DOTALL)
-    return " ".join(said[1].split()) if said else ""
+    text = re.search(sentence, inspect.getdoc(owner).replace("``", ""), re.DOTALL)
+    return " ".join(text[1].split()) if text else ""
 
 
 def parse(argv: list[str]) -> dict:

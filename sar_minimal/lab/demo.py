@@ -95,9 +95,10 @@ def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
     return rows
 
 
-NOTE = """ms: one sentence alone, median. steps: forward passes that wait for the one before. seconds: of
-training. Both models stop long before they have learned what they can. The lattice knows the
-dictionary that the sentences were drawn from, word by word; the others saw the training text alone."""
+NOTE = """ms: one sentence alone, median. steps: forward passes that wait for the one before.
+seconds: of training. Both models stop long before they have learned what they can. The lattice
+knows the dictionary that the sentences were drawn from, word by word; the others saw the training
+text alone."""
 
 
 def prompt(task: Task, decoders: dict[str, Callable], device) -> None:

@@ -42,15 +42,6 @@ def count(claims: Iterable[Claim]) -> str:
     return f"{number.total()} claim{'s' if number.total() != 1 else ''}: {each}"
 
 
-def measured(c: Claim, r: Record) -> list[str]:
-    """A line a measurement; "nothing" where the ledger does not ask for it any more."""
-    return [f"{n}: {spread(v)} (asked: {_asked(c, n)})" for n, v in r.values.items()]
-
-
-def _asked(c: Claim, name: str) -> str:
-    return c.supports.get(name, "nothing")
-
-
 def _how(r: Record) -> str:
     seeds = f", seeds {', '.join(map(str, r.seeds))}" if r.seeds else ""
     return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}; {r.device}"
@@ -79,7 +70,7 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
             add(f"{c.verdict}: {c.because}", 5, 7)
         for r in c.measured:
             add(f"measured in {r.chapter} {_how(r)}", 5, 7)
-            for line in measured(c, r):
+            for line in c.lines(r.values):
                 add(line, 7, 9)
     return "\n".join([*lines, "", count(claims)])
 
@@ -95,7 +86,7 @@ def as_table(claims: list[Claim], folder: str = "chapters/") -> str:
     """A table of Markdown, one row a claim. folder: where chapters lie, seen from its reader."""
     rows = []
     for c in claims:
-        lines = "<br>".join(_plain(line) for r in c.measured for line in measured(c, r))
+        lines = "<br>".join(_plain(line) for r in c.measured for line in c.lines(r.values))
         rows.append((c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)))
     return as_markdown(["id", "section", "claim", "verdict", "measured", "chapter"], rows)
 
@@ -162,7 +153,7 @@ def _details(c: Claim) -> str:
     for r in c.measured:
         where = _link(r.chapter) if _written(r.chapter) else r.chapter
         parts.append(f"Measured in {where} {_plain(_how(r))}.")
-        rows = [(_plain(n), spread(v), _plain(_asked(c, n))) for n, v in r.values.items()]
+        rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]
         parts.append(as_markdown(["measurement", "measured", "asked"], rows))
     return "\n\n".join(parts)
 

@@ -171,7 +171,7 @@ def _finish(run: "Run", device: torch.device, bar: tqdm, asked: threading.Event)
 
 
 def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int, int]]:
-    """(side, tokens of the vocabulary, of the model) where they differ; without a source all fits."""
+    """(side, tokens of the vocabulary, of the model) where they differ. No source fits all."""
     c = model.config
     sides = [("source", len(source), c.source_vocab or len(source))]
     sides += [("target", len(target), c.target_vocab)]
@@ -216,7 +216,7 @@ class Run:
 
     @property
     def identity(self) -> dict:
-        """What a checkpoint must agree on before a run may go on from it, compared in this order."""
+        """What a checkpoint must agree on before a run may go on from it, in this order."""
         model, task = self.model, self.task
         return {
             "model": type(model).__name__,
@@ -250,7 +250,7 @@ class Run:
         write_atomically(self.out / "metrics.jsonl", lines.encode())
 
     def keep(self) -> None:
-        """One file, replaced in one move: weights, AdamW's averages, random state, how far it is."""
+        """One file, replaced in one move: weights, AdamW's averages, random state, place."""
         if self.out is None:
             return
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
