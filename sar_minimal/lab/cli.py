@@ -92,7 +92,7 @@ BENCH_FLAGS = {
 
 
 def _add_benches(bench: argparse.ArgumentParser) -> None:
-    whats = bench.add_subparsers(dest="what", metavar="WHAT (speed if left out)")
+    whats = bench.add_subparsers(dest="what", metavar="WHAT", title="what (speed if none)")
     for what, (text, flags) in BENCHES.items():
         one = whats.add_parser(what, help=text, description=text)
         size = one.add_mutually_exclusive_group() if "quick" in flags else None

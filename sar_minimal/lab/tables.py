@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,21 +23,21 @@ def as_text(rows: Iterable[Mapping]) -> str:
 
 def _shown(value) -> str:
     """
-    >>> [_shown(value) for value in (0.12345, 1234.6, 4412, True, False, None, "jacobi")]
-    ['0.123', '1235', '4,412', 'yes', 'NO', '-', 'jacobi']
+    >>> [_shown(value) for value in (0.13, 130.0, 1234.6, 4412, True, False, None, "jacobi")]
+    ['0.130', '130', '1235', '4,412', 'yes', 'NO', '-', 'jacobi']
     """
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:.0f}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def as_markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Not tabulate's: that pads each column to its longest cell, so that one claim in other words
     would change every line of a page that is kept in git."""
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
-    return "\n".join([lines[0], "|---" * len(list(columns)) + "|", *lines[1:]])
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
 class Measured(dict):
