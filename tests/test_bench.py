@@ -1,6 +1,7 @@
 """What the benchmarks compute, on tiny sizes. How fast anything is, no test asks."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 
 from sar_minimal.algorithm1 import DualStreamSAR
 from sar_minimal.blocks import Config
-from sar_minimal.data import convert
+from sar_minimal.data import Batch, convert
 from sar_minimal.kinds import make_model
 from sar_minimal.lab import bench_speed, demo, timing
+from sar_minimal.lab.tables import as_text
 from sar_minimal.tasks import load_task
+from sar_minimal.training import loss_and_gradients, new_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +29,23 @@ def models(task):
     return [make_model(kind, task, **small, **own).eval() for kind, own in kinds.items()]
 
 
-def test_operations_are_counted_as_the_docstring_says():
-    """Against torch's own counter, which sees the products of one forward and backward pass."""
-    from torch.utils.flop_counter import FlopCounterMode
+def test_operations_are_those_of_the_formula():
+    """A product of (N, a) by (a, b) is 2 N a b of them, and the backward pass does it twice more, once for
+    each factor: 6 N a b. With N = B T, two streams, layers L, width D, hidden m D, vocabulary V:
 
-    from sar_minimal.data import Batch
-    from sar_minimal.training import loss_and_gradients, new_optimizer
-
-    config = Config(target_vocab=50, source_vocab=40, width=32, layers=2, heads=2)
-    model, B, T = DualStreamSAR(config, mask="full").train(), 3, 8
+    - blocks: qkv 3 D^2, out D^2, feed-forward 2 m D^2, for each of 2 L layers;
+    - content-query attention: 4 D^2; head: D V;
+    - attention itself: q k' and weights times v, 2 * B T^2 D products in each of 2 L + 1 places.
+    """
+    c = Config(target_vocab=50, source_vocab=40, width=32, layers=2, heads=2)
+    model, B, T, L = DualStreamSAR(c, mask="full").train(), 3, 8, 2 * c.layers
     lengths = torch.full((B,), T)
     batch = Batch(torch.randint(4, 40, (B, T)), lengths, torch.randint(4, 50, (B, T)), lengths)
-    with FlopCounterMode(display=False) as counter:
-        loss_and_gradients(model, batch, new_optimizer(model))
-    assert bench_speed.training_flops(config, B, T) == pytest.approx(
-        counter.get_total_flops(), rel=0.02
-    )
+    optimizer = new_optimizer(model)
+    weights = (L * (4 + 2 * c.hidden) + 4) * c.width**2 + c.width * c.target_vocab
+    formula = 6 * B * T * weights + 6 * (L + 1) * 2 * B * T * T * c.width
+    counted = timing.operations(lambda: loss_and_gradients(model, batch, optimizer))
+    assert counted == pytest.approx(formula, rel=0.02)
 
 
 def test_ratio_is_of_neighbours():
@@ -61,15 +65,15 @@ def test_a_split_is_converted_in_its_own_order(task, models):
         assert y == sar(torch.tensor([x]))[0].argmax(-1).tolist()
 
 
-def test_every_row_of_the_table_is_measured(task, models, capsys):
-    rows = demo.table(task, *models, {"SAR": 1.0, "AR": 2.0}, sample=3)
-    assert len(rows) == 7
+def test_every_row_of_the_table_is_measured(task, models):
+    rows = demo.compare(task, *models, {"sar": 1.0, "ar": 2.0}, sample=3)
+    assert len(rows) == 7 and [row["seconds"] for row in rows] == [None] * 4 + [1.0, 2.0, 2.0]
     for row in rows:
         assert 0 <= row["sentences"] <= row["characters"] <= 1 and row["ms"] > 0
     longest = sum(map(len, task.test.x[:3])) / 3
     assert [r["steps"] for r in rows if r["steps"]] == [1, longest, longest]
-    demo.print_table(rows)
-    assert len(capsys.readouterr().out.splitlines()) == 9
+    head, _, *lines = as_text(rows).splitlines()
+    assert len(lines) == 7 and "characters" in head and f"{rows[-1]['parameters']:,}" in lines[-1]
 
 
 def test_the_prompt_answers_and_survives_a_typing_error(task, models, monkeypatch, capsys):
@@ -82,3 +86,17 @@ def test_the_prompt_answers_and_survives_a_typing_error(task, models, monkeypatc
 def test_a_part_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="bench: expected one of speed, theory, got 'all'"):
         bench_speed.bench("all")
+
+
+def test_what_was_measured_is_printed_and_written_row_by_row(monkeypatch, tmp_path, capsys):
+    def parts():
+        yield {"a": 1.23456, "b": "x"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(bench_speed.PARTS, "speed", parts)
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        bench_speed.bench("speed", tmp_path / "bench.json", threads)
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert kept["speed"] == [{"a": 1.23456, "b": "x"}] and kept["machine"][0]["threads"] == threads
+    assert "a 1.23  b x\n" in capsys.readouterr().out

@@ -12,11 +12,11 @@ from sar_minimal.blocks import Config
 from sar_minimal.data import Decoded, Split
 from sar_minimal.decoding import greedy
 from sar_minimal.kinds import make_model
-from sar_minimal.lab import bench_decode, bench_speed
+from sar_minimal.lab import bench_decode, bench_speed, demo
 from sar_minimal.lab.bench_decode import (
     DECODERS,
     EXACT,
-    Plan,
+    Grid,
     agreement,
     calls_of,
     cell,
@@ -25,10 +25,10 @@ from sar_minimal.lab.bench_decode import (
     pays_until,
     positions_read,
 )
-from sar_minimal.lab.bench_step import Models, step_costs
+from sar_minimal.lab.bench_step import Models, bytes_read, step_rows
 from sar_minimal.tasks import load_task
 
-TINY = Plan(
+TINY = Grid(
     lengths=(4, 6), batches=(1, 2), threads=(1,), steps=2, rounds=1, sizes=(400, 0, 300)
 )  # fmt: skip
 SMALL = {"width": 16, "layers": 1, "heads": 1}
@@ -59,7 +59,7 @@ def models(task):
 )
 def test_a_plan_that_cannot_be_measured_is_refused(field, value, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        Plan(**{field: value})
+        Grid(**{field: value})
 
 
 def test_documents_are_sentences_in_their_order():
@@ -108,11 +108,11 @@ def test_a_cell_may_be_too_much_for_all_decoders(models, task):
 def test_what_was_measured_is_kept_when_the_rest_is_not(monkeypatch, tmp_path):
     """Ctrl-C in the second cell leaves the first one's rows in the file."""
 
-    def first_cell_only(models, test, plan):
+    def first_cell_only(models, test, grid):
         yield [{"decoder": "greedy", "T": 4, "B": 1, "threads": 1, "ms": 1.0}]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench_decode, "grid", first_cell_only)
+    monkeypatch.setattr(bench_decode, "cells", first_cell_only)
     with pytest.raises(KeyboardInterrupt):
         bench_decode.bench_decode(TINY, tmp_path / "some.json")
     kept = json.loads((tmp_path / "some.json").read_text())
@@ -140,22 +140,21 @@ def test_agreement_looks_at_the_first_difference():
     assert same == pytest.approx(4 / 6) and gap == pytest.approx(0.5)
 
 
-def test_a_step_is_counted_as_torch_counts_it():
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    config = Config(target_vocab=50, source_vocab=40, width=32, layers=2, heads=2)
-    model, B, S = EncoderDecoderAR(config).eval(), 3, 6
-    with torch.inference_mode():
-        x = torch.randint(4, 40, (B, S))
-        state, *_ = model.start(x, torch.full((B,), S), S)
-        model.step(torch.randint(4, 50, (B, 3)), state)
-        # The counter does not know the CPU's fused attention.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            model.step(torch.randint(4, 50, (B, 1)), state)
-    flops, read = step_costs(config, B, S, 4)
-    assert flops == pytest.approx(counter.get_total_flops(), rel=0.02)
-    assert read < 4 * (model.number_of_parameters() + 2 * 2 * B * (S + 4) * 32)
+def test_operations_of_a_step_are_those_of_the_formula():
+    """A product with P weights is 2 P B of them. L layers have 6 D^2 weights in attention (qkv and out, and
+    the source's q and out) and 2 m D^2 in the feed-forward, the head D V; attention is 2 products of D
+    numbers with each of t + S positions."""
+    c = Config(target_vocab=50, source_vocab=40, width=32, layers=2, heads=2)
+    model, T = EncoderDecoderAR(c).eval(), 6
+    weights = c.layers * (6 + 2 * c.hidden) * c.width**2 + c.width * c.target_vocab
+    for row in step_rows(model, (1, 3), T, rounds=1):
+        B, t = row["B"], (T + 1) / 2
+        read = bytes_read(c, B, T, t)
+        formula = 2 * (weights * B + c.layers * 2 * c.width * B * (t + T))
+        assert row["FLOP / byte"] * read == pytest.approx(formula, rel=0.02)
+        assert read < 4 * (model.number_of_parameters() + 2 * 2 * B * (t + T) * 32)
+        assert row["bound ms"] == max(row["reading ms"], row["arithmetic ms"])
+        assert row["longest"] in ("calls", "reading", "arithmetic")
 
 
 def test_the_largest_batch_that_pays_is_found():
@@ -175,13 +174,13 @@ def test_a_goal_is_met_or_said_by_how_much_not():
         draft | {"times as fast as greedy": 4.0, "same": 0.9, "gap": 0.5},
         {"decoder": "one pass", "B": 1, "T": 8, "threads": 1, "one pass / bare forward": 1.1},
     ]
-    rows = goals(cells, [{"batch": 1, "threads": 1, "transformers / ours": 6.0}])
+    rows = goals(cells, [{"greedy, batch": 1, "threads": 1, "transformers / ours": 6.0}])
     assert [r["met"] for r in rows] == [True, False, False, True]
     assert rows[1]["by"] == "-20 %" and "tokens differ by 0.5 nats" in rows[2]["by"]
 
 
 def test_the_whole_is_printed_written_and_drawn(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench_decode, "FLAGSHIP", SMALL)
+    monkeypatch.setattr(demo, "FLAGSHIP", SMALL)
     monkeypatch.setattr(bench_speed, "_peers", lambda *_: {})
     json_path, png_path = tmp_path / "d.json", tmp_path / "d.png"
     threads = torch.get_num_threads()
@@ -205,20 +204,20 @@ def test_on_a_gpu_only_the_decoders_are_compared(monkeypatch, models, task, tmp_
     """The other tables are about a CPU. A device without memory stands in for a GPU: nothing is decoded."""
     moved = []
 
-    def grid(models, test, plan):
-        moved.append((next(models.ar.parameters()).device.type, plan.threads))
+    def cells(models, test, grid):
+        moved.append((next(models.ar.parameters()).device.type, grid.threads))
         names, ratios = ("greedy", "one pass"), (1.0, 3.0)
-        for T in plan.lengths:
+        for T in grid.lengths:
             yield [
                 {"decoder": n, "T": T, "B": B, "threads": 1, "times as fast as greedy": r}
-                for B in plan.batches
+                for B in grid.batches
                 for n, r in zip(names, ratios, strict=True)
             ]
 
     pair = Models(*(copy.deepcopy(model) for model in models))
     monkeypatch.setattr(bench_decode, "choose_device", lambda: (torch.device("meta"), ""))
-    monkeypatch.setattr(bench_decode, "trained", lambda plan: (task, pair, {}))
-    monkeypatch.setattr(bench_decode, "grid", grid)
+    monkeypatch.setattr(bench_decode, "flagships", lambda grid: (task, pair, {}))
+    monkeypatch.setattr(bench_decode, "cells", cells)
     threads = torch.get_num_threads()
     try:
         tables = bench_decode.bench_decode(

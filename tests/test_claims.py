@@ -1,6 +1,6 @@
 """The ledger holds: conditions are read, a falsified measurement fails, and every claim has its cell.
 
-What was measured is kept: in the ledger, on its page and in the chapter, the same everywhere.
+What was measured is kept: beside the ledger, on its page and in the chapter, the same everywhere.
 """
 
 import json
@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal.lab import claims, records, report
+from sar_minimal.lab import claims, report
+from sar_minimal.lab import ledger as records
 from sar_minimal.lab.claims import ClaimFailed, Record, Verdict, complaints, ledger
 from sar_minimal.lab.ledger import claim
 
@@ -215,24 +216,21 @@ SMALL = {"difference": [1.23456e-07, 0.25, 0], '|x_1|, "nats"': -0.0}
 
 @pytest.fixture
 def measure(book, monkeypatch):
-    """A ledger with two claims, and a chapter that measures C98; returns the ledger's text."""
+    """A ledger with two claims, and a chapter that measures C98; returns the text of the chapter's file."""
     book.write_text(BEFORE)
 
-    def run(chapter, measured=SMALL, seeds=(7, 8)):
+    def run(chapter, measured=SMALL, seeds=(7, 8), id="C98"):
         monkeypatch.setenv("SAR_RECORD", chapter)
-        claim("C98", measured, seeds, book)
-        return book.read_text()
+        claim(id, measured, seeds, book)
+        file = book.parent / "measured" / f"{chapter}.json"
+        return file.read_text() if chapter else ""
 
     return run
 
 
-def without_records(text):
-    return re.sub(r"\[\[claim.measured\]\]\n(?:\w.*\n)+\[.*values\]\n(?:\".*\n)+", "", text)
-
-
 def test_a_measurement_is_recorded_and_nothing_else_changes(measure, book):
     text = measure("98_here")
-    assert without_records(text) == BEFORE and text != BEFORE
+    assert book.read_text() == BEFORE and list(json.loads(text)) == ["C98"]
     (r,) = ledger(book)["C98"].measured
     assert (r.chapter, r.size, r.seeds) == ("98_here", "full" if records.FULL else "fast", [7, 8])
     assert r.values == {"difference": [1.235e-07, 0.25, 0.0], '|x_1|, "nats"': [0.0]}
@@ -249,14 +247,15 @@ def test_a_chapter_replaces_its_own_record_and_they_stand_in_order(measure, book
     texts = [measure(chapter) for chapter in ("98_here", "99_after", "97_before")]
     assert [r.chapter for r in ledger(book)["C98"].measured] == ["97_before", "98_here", "99_after"]
     assert {r.size for r in ledger(book)["C98"].measured} == {"full"}
-    assert measure("98_here") == texts[-1]  # the same once more
-    text = measure("98_here", SMALL | {"difference": 0.125}, seeds=())
+    assert measure("98_here") == texts[0]  # the same once more
+    measure("98_here", SMALL | {"difference": 0.125}, seeds=())
     before, here, after = ledger(book)["C98"].measured
     assert here.values["difference"] == [0.125] and here.seeds == []
     assert (
         before.values == after.values == {"difference": [1.235e-07, 0.25, 0], '|x_1|, "nats"': [0]}
     )
-    assert without_records(text) == BEFORE
+    assert book.read_text() == BEFORE
+    assert measure("97_before") == texts[2] and measure("99_after") == texts[1]
 
 
 def test_only_what_supports_the_verdict_is_recorded_and_only_when_asked(measure, book, monkeypatch):
@@ -267,20 +266,34 @@ def test_only_what_supports_the_verdict_is_recorded_and_only_when_asked(measure,
     measure("")
     monkeypatch.delenv("SAR_RECORD")
     claim("C98", SMALL, path=book)
-    assert book.read_text() == BEFORE
+    assert book.read_text() == BEFORE and list(book.parent.iterdir()) == [book]
 
 
-def test_a_record_changed_by_hand_is_not_overwritten(measure, book):
-    values = "[claim.measured.values]"
-    changed = measure("98_here").replace(values, f"# mine\n{values}")
-    book.write_text(changed)
-    with pytest.raises(ValueError, match="C98: the record of 98_here was changed by hand; delete"):
-        measure("98_here")
-    assert book.read_text() == changed
+def test_two_claims_of_one_chapter_are_kept_in_order(measure, book):
+    book.write_text(BEFORE.replace('"99_nowhere"', '"98_here"'))
+    measure("98_here", {"difference": [1, 2]}, id="C99")
+    assert list(json.loads(measure("98_here"))) == ["C98", "C99"]
+    rows = ledger(book)
+    assert rows["C99"].measured[0].values == {"difference": [1.0, 2.0]} and rows["C98"].measured
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("{", "[", "98_here.json: not records of ours"),
+        ('"date"', '"day"', "98_here.json: not records of ours .*day.*; delete it and run again"),
+        ('"C98"', '"C97"', "98_here.json: a record of C97, which claims.toml does not have"),
+    ],
+)
+def test_a_file_of_records_that_is_none_is_named(measure, book, before, after, message):
+    text = measure("98_here")
+    (book.parent / "measured" / "98_here.json").write_text(text.replace(before, after, 1))
+    with pytest.raises(ValueError, match=message):
+        ledger(book)
 
 
 def test_two_chapters_that_record_at_once_keep_both(measure, book, monkeypatch):
-    """The ledger is read again when all that takes time has been done."""
+    """Each has a file of its own."""
 
     def slow():
         monkeypatch.setattr(records, "_commit", lambda: "unknown")

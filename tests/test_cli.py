@@ -15,23 +15,27 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from laws import ctrl_c
 
+from sar_minimal.blocks import Config
 from sar_minimal.data import Decoded
 from sar_minimal.decoding import greedy
 from sar_minimal.files import MissingPackage
+from sar_minimal.kinds import KINDS
 from sar_minimal.lab import cards, cli
 from sar_minimal.lab.claims import ledger
 from sar_minimal.lab.cli import main
 from sar_minimal.lab.converter import Converter
-from sar_minimal.lab.report import measured, page
+from sar_minimal.lab.report import page
 from sar_minimal.lab.runs import load_run
 from sar_minimal.shift import END, START
-from sar_minimal.tasks import load_task
+from sar_minimal.tasks import MAKERS, load_task
+from sar_minimal.training import Recipe
 from sar_minimal.transition import transition_pass
 
 ROOT = Path(__file__).parents[1]
@@ -103,9 +107,11 @@ def runs(tmp_path_factory, corpus):
 # ---------------------------------------------------------------- help and usage
 
 
-@pytest.mark.parametrize(
-    "words", ([], ["train"], ["decode"], ["claims"], ["bench"], ["demo"], ["ledger"], ["cards"])
-)
+COMMAND_LINES = ["", "train", "decode", "claims", "bench", "demo", "ledger", "cards"]
+COMMAND_LINES += [f"bench {what}" for what in cli.BENCHES]
+
+
+@pytest.mark.parametrize("words", [line.split() for line in COMMAND_LINES])
 def test_help(call, words):
     code, out, _ = call(*words, "--help")
     assert code == 0 and out.startswith("usage: sar")
@@ -114,16 +120,32 @@ def test_help(call, words):
         for line in re.findall(
             r"^  sar (.*?)(?:  .*| < .*)?$", out, re.M
         ):  # and each can be parsed
-            cli.parser().parse_args(shlex.split(line))
+            cli.parse(shlex.split(line))
 
 
-def test_every_kind_can_be_trained():
-    """``sar train --help`` answers without torch, so its list is a copy; it has to stay one."""
-    from sar_minimal.kinds import KINDS
+def test_all_that_a_run_depends_on_is_a_flag(call):
+    """Every field of the recipe and of the configuration, every option of a kind, and what it means."""
+    _, out, _ = call("train", "--help")
+    flags = set(re.findall(r"^  --([a-z-]+)", out, re.M))
+    wanted = {f.name for f in fields(Recipe)} | {f.name for f in fields(Config)}
+    wanted |= {name for kind in KINDS.values() for name in kind.model.option_names()}
+    wanted = {name.replace("_", "-") for name in wanted - {"source_vocab", "target_vocab"}}
+    assert flags == wanted | {"model", "out", "resume", "corpus"}
+    words = " ".join(out.split())
+    assert "--warmup INT (50)" in words and "--rank INT of M; with 0" in words
+    assert all(re.search(rf"\b{name}\b", words) for name in (*KINDS, *MAKERS))
 
-    train = cli.parser()._subparsers._group_actions[0].choices["train"]
-    (model,) = (action for action in train._actions if action.dest == "model")
-    assert set(model.choices) == set(KINDS)
+
+@pytest.mark.parametrize("error", (TypeError, ValueError, ImportError))
+def test_a_bug_of_ours_is_shown_as_one(monkeypatch, error):
+    """Only what is refused becomes a line; any other exception keeps its traceback."""
+
+    def broken(**_):
+        raise error("a bug")
+
+    monkeypatch.setitem(cli.COMMANDS, "cards", broken)
+    with pytest.raises(error, match="a bug"):
+        main(["cards"])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +177,15 @@ def test_every_kind_can_be_trained():
         ),
         (
             ["train", "copy", "--model", "sar", "--out", "OUT", "--mask", "half"],
-            "mask: expected",
+            "mask: expected 'causal', 'full' or a function",
+        ),
+        (
+            ["train", "copy", "--model", "ar", "--out", "OUT", "--mask", "full"],
+            "mask: expected 'causal' or",
+        ),
+        (
+            ["train", "copy", "--model", "masked", "--out", "OUT", "--mask", "full"],
+            "mask: the kind 'masked' has no such option; it has dropout",
         ),
         (
             ["train", "copy", "--model", "ar", "--out", "OUT", "--corpus", "words"],
@@ -201,12 +231,15 @@ def test_train(call, tmp_path):
 
 
 def test_options_reach_the_run(call, tmp_path):
-    words = "--mask full --dropout 0.25 --rate 0.5 --tokens 64 --seed 3".split()
+    words = "--mask full --dropout 0.25 --rate 0.5 --tokens 64 --seed 3 --max-length 40".split()
+    words += "--warmup 2 --decay 0.5 --clip 2 --report 2 --checkpoint 3 --streams 1".split()
     assert call("train", "copy", "--model", "sar", "--out", tmp_path, *SMALL, *words)[0] == 0
     model, *_ = load_run(tmp_path)
     assert (model.mask, model.config.dropout) == ("full", 0.25)
     about = (tmp_path / "checkpoint.safetensors").read_bytes()[:100_000].decode("utf-8", "replace")
-    for field in (r"rate\": 0.5", r"tokens\": 64", r"seed\": 3", r"steps\": 4"):
+    assert (model.options["streams"], model.config.max_length) == (1, 40)
+    for field in (r"rate\": 0.5", r"tokens\": 64", r"seed\": 3", r"steps\": 4", r"warmup\": 2",
+                  r"decay\": 0.5", r"clip\": 2.0", r"report\": 2", r"checkpoint\": 3"):  # fmt: skip
         assert field.replace("\\", "\\") in about
 
 
@@ -410,7 +443,7 @@ def test_claims(call):
     words = " ".join(out.split())
     for c in rows.values():
         assert " ".join(c.claim.split()) in words and c.because in words
-        assert all(line in words for r in c.measured for line in measured(c, r))
+        assert all(line in words for r in c.measured for line in c.lines(r.values))
         assert not c.is_open or f"open {c.chapters[0]} (to come)" in words
     assert max(map(len, out.splitlines())) <= 120
     assert f"{len(rows)} claims: " in out.splitlines()[-1]

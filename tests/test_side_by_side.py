@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 import torch
 from laws import TINY
 
+from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.kinds import make_model
 from sar_minimal.lab import side_by_side
 from sar_minimal.lab.runs import train
@@ -104,9 +106,27 @@ def test_a_process_that_dies(threads, monkeypatch):
     monkeypatch.setattr(
         side_by_side, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     )
-    with pytest.raises(RuntimeError, match="exit code -9"):
+    with pytest.raises(RuntimeError, match="a training process ended without a result"):
         train_all(new_runs())
     assert not multiprocessing.active_children()
+
+
+@forks
+def test_a_failure_stops_the_others_at_once(threads, monkeypatch):
+    """The one that would go on for ever is ended, whether another one fails or dies."""
+    threads(2)
+    for end, error in (
+        (lambda: 1 / 0, ZeroDivisionError),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), RuntimeError),
+    ):
+
+        def train(model, *_, **__):
+            end() if isinstance(model, EncoderDecoderAR) else time.sleep(600)  # noqa: B023
+
+        monkeypatch.setattr(side_by_side, "train", train)
+        with pytest.raises(error):
+            train_all(new_runs())
+        assert not multiprocessing.active_children()
 
 
 @forks
@@ -116,7 +136,7 @@ def test_ctrl_c(threads, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(side_by_side, "wait", interrupted)
+    monkeypatch.setattr(side_by_side, "as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_all(new_runs())
     assert not multiprocessing.active_children()

@@ -15,18 +15,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sar_minimal"
 CORE = 3430  # lines of the core, at most; on its way down to 3200
+LAB = 2976  # of the lab; 2,800 is the aim
+PACKAGE_LINES = 8525  # of the core and all wings; 7,900 is the aim
 LONGEST = 300  # lines of a file, but in lab/
 # What a function may import, since it need not be installed, or since it takes long (0.2 s and more).
-OPTIONAL = {"transformers", "x_transformers", "Pinyin2Hanzi", "matplotlib", "mplfonts"}
+OPTIONAL = {"transformers", "x_transformers", "Pinyin2Hanzi", "matplotlib", "mplfonts", "nbformat"}
 SLOW = {"pypinyin", "cn2an"}
 NEEDS_MATPLOTLIB = {"plots"}
 STARTS_QUICKLY = "lab/cli.py"  # so it imports what a command needs when the command is given
 
 
-def lines_of_core(package):
+def lines_of(package, pattern):
     """A line counts once for every 100 columns that it begins, an empty one once."""
-    lines = [line for path in package.glob("*.py") for line in path.read_text().splitlines()]
+    lines = [line for path in package.glob(pattern) for line in path.read_text().splitlines()]
     return sum(max(1, -(-len(line) // 100)) for line in lines)
+
+
+def lines_of_core(package):
+    return lines_of(package, "*.py")
 
 
 def sources(package):
@@ -90,6 +96,11 @@ def test_the_core_is_small_enough_to_be_read():
     assert lines_of_core(PACKAGE) <= CORE
 
 
+def test_the_lab_and_the_whole_do_not_grow():
+    assert lines_of(PACKAGE, "lab/*.py") <= LAB
+    assert lines_of(PACKAGE, "**/*.py") <= PACKAGE_LINES
+
+
 def test_no_file_is_long():
     assert long_files(PACKAGE) == []
 
@@ -136,7 +147,7 @@ def test_the_copy_is_in_order(package):
         ("data.py", "import sar_minimal.lab.plots", "data is not allowed to import"),
         ("tasks/words.py", "from ..counting.lexicon import Lexicon", "tasks is not allowed"),
         ("counting/ngram.py", "from ..tasks.words import word_model", "counting is not allowed"),
-        ("lab/claims.py", "from .records import record", "claims is not allowed to import"),
+        ("lab/claims.py", "from .ledger import record", "claims is not allowed to import"),
         ("extra.py", "", "extra"),  # a new file has to be given its place
     ],
 )

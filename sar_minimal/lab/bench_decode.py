@@ -1,12 +1,11 @@
-"""``sar bench decode``: what each decoder costs, for how long a text, for how many at once, and why.
+"""``sar bench decode``: what each decoder costs, for what length, for how many at once, why.
 
-Guesses that hold save steps, so the models are trained (for a moment) on texts as long as those they
-decode, and how many characters come out right stands beside every speed. Ratios are medians over turns
-within one run, as in ``timing.py``. Why parallel decoding stops paying is in ``bench_step.py``.
+Guesses that hold save steps, so the models are trained (for a moment) on texts as long as those
+they decode, and how many characters come out right stands beside every speed. Ratios are medians
+over turns (``timing.py``). Why parallel decoding stops paying: ``bench_step.py``.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ..algorithm1 import one_pass
+from ..blocks import Block
 from ..checks import Refusal, check_whole
-from ..data import Split, Task, accuracy
+from ..data import SPECIALS, Decoded, Split, Task, accuracy
 from ..decoding import beam, greedy
-from ..files import package_folder, write_atomically, write_json
+from ..files import package_folder, write_atomically
 from ..kinds import make_model
 from ..masked import mask_predict
 from ..speculation import draft_and_verify, jacobi
@@ -29,20 +29,23 @@ from .bench_speed import bench_greedy
 from .bench_step import Models, compiled_rows, step_rows
 from .demo import flagship
 from .runs import train
-from .timing import in_turns, machine, ratio, seconds
+from .tables import Measured, as_text
+from .timing import in_turns, milliseconds, ratio, seconds
 
-GOALS = {"greedy / transformers": 5.0, "draft and verify": 2.5, "one pass / bare forward": 1.3}
+FASTER, BARE, OVER = "times as fast as greedy", "one pass / bare forward", "over budget"
+DRAFT, PEER = "draft and verify", "greedy / transformers"
+GOALS = {PEER: 5.0, DRAFT: 2.5, BARE: 1.3}  # at least; BARE: at most
 TIE = 1e-4  # nats: two tokens that are nearer than this are told apart by rounding
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """What is measured. Raises ValueError, naming the field.
 
-    lengths: T. batches: B. threads: of torch. steps: of training, for each of three models, see ``trained``. budget:
-    seconds; a decoder that is predicted to take longer for one call is left out of that cell. rounds: of
-    turns, fewer where all decoders together would take longer than the budget. sizes: sentences of the task
-    that the documents are joined from.
+    lengths: T. batches: B. threads: of torch. steps: of training, for each of three models, see
+    ``flagships``. budget: seconds; a decoder that is predicted to take longer for one call is left
+    out of that cell. rounds: of turns, fewer where all decoders together would take longer than the
+    budget. sizes: sentences of the task that the documents are joined from.
     """
 
     lengths: tuple[int, ...] = (8, 32, 128, 512)
@@ -68,19 +71,18 @@ class Plan:
             raise Refusal(f"budget: expected seconds > 0, got {self.budget!r}")
 
 
-QUICK = Plan(lengths=(8, 64), batches=(1, 16, 64), threads=(1,), steps=150, budget=2.0, rounds=3)
+SMALL_GRID = Grid((8, 64), (1, 16, 64), (1,), steps=150, budget=2.0, rounds=3)
 
-
-DECODERS: dict[str, Callable[[Models, Tensor], object]] = {
+DECODERS: dict[str, Callable[[Models, Tensor], Decoded]] = {
     "greedy": lambda m, x: greedy(m.ar, x),
     "one pass": lambda m, x: one_pass(m.sar, x),
     "jacobi": lambda m, x: jacobi(m.ar, x),
     "mask-predict 4": lambda m, x: mask_predict(m.masked, x, iterations=4),
     "mask-predict 10": lambda m, x: mask_predict(m.masked, x, iterations=10),
-    "draft and verify": lambda m, x: draft_and_verify(m.ar, x, m.sar),
+    DRAFT: lambda m, x: draft_and_verify(m.ar, x, m.sar),
     "beam 4": lambda m, x: beam(m.ar, x),
 }
-EXACT = ("jacobi", "draft and verify")  # have the tokens of greedy
+EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 
 
 # ------------------------------------------------------------- texts and models
@@ -89,7 +91,7 @@ EXACT = ("jacobi", "draft and verify")  # have the tokens of greedy
 def documents(split: Split, lengths: list[int]) -> Split:
     """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
 
-    Each begins with a sentence, and none is in two documents. Raises ValueError when there are too few.
+    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few.
     """
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
@@ -97,27 +99,25 @@ def documents(split: Split, lengths: list[int]) -> Split:
         while len(x) < n:
             more = next(pairs, None)
             if more is None:
-                raise Refusal(
-                    f"lengths: expected at most {sum(map(len, split.x))} tokens in all, as many as the "
-                    f"split's {len(split)} sentences have, got {sum(lengths)}"
-                )
+                most = f"{sum(map(len, split.x))} tokens in all, those of the split"
+                raise Refusal(f"lengths: expected at most {most}, got {sum(lengths)}")
             x, y = x + more[0], y + more[1]
         xs.append(x[:n])
         ys.append(y[:n])
     return Split(xs, ys)
 
 
-def trained(plan: Plan) -> tuple[Task, Models, dict[str, float]]:
+def flagships(grid: Grid) -> tuple[Task, Models, dict[str, float]]:
     """The task, its three models of flagship size, and the seconds that each took to train.
 
-    Two thirds of the steps are on the shortest third of the documents. Without that, an autoregressive model has
-    not found the source after 400 steps on documents of 8 to 512 (0.14 to 0.28 of characters right, where one pass
-    has 0.80 to 0.85). ``task.test`` keeps its sentences.
+    Two thirds of the steps are on the shortest third of the documents. Without that, an
+    autoregressive model has not found the source after 400 steps on documents of 8 to 512 (0.14 to
+    0.28 of characters right, where one pass has 0.80 to 0.85). ``task.test`` keeps its sentences.
     """
-    task = load_task("pinyin", lexicon=300, sizes=plan.sizes)
-    high = max(plan.lengths)
-    documented = replace(task, train=_spread(task.train, min(plan.lengths), high))
-    recipe = Recipe(steps=plan.steps + plan.steps // 2, short=plan.steps, tokens=max(1024, high))
+    task = load_task("pinyin", lexicon=300, sizes=grid.sizes)
+    high = max(grid.lengths)
+    documented = replace(task, train=_spread(task.train, min(grid.lengths), high))
+    recipe = Recipe(steps=grid.steps + grid.steps // 2, short=grid.steps, tokens=max(1024, high))
     models, spent = {}, {}
     for kind in Models._fields:  # room: <s> and all of y
         models[kind] = make_model(kind, task, max_length=high + 1, **flagship(kind))
@@ -142,14 +142,13 @@ def _spread(split: Split, low: int, high: int) -> Split:
 
 @contextmanager
 def positions_read(models: Models) -> Iterator[list[int]]:
-    """Collects how many positions each pass of a decoder takes through its layers. An encoder's do not
-    count: it reads x once, whoever decodes."""
-    read = []
-    first = models.ar.layers[0], models.sar.streams[0][0], models.masked.streams.streams[0][0]
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][..., 0].numel()))
-        for layer in first
-    ]
+    """Collects how many positions each pass of a decoder takes through its layers. An encoder's do
+    not count: it reads x once, whoever decodes."""
+    read, hooks = [], []
+    for layers in (models.ar.layers, models.sar, models.masked):
+        first = next(module for module in layers.modules() if isinstance(module, Block))
+        hook = first.register_forward_pre_hook(lambda _, h: read.append(h[0][..., 0].numel()))
+        hooks.append(hook)
     try:
         yield read
     finally:
@@ -157,344 +156,277 @@ def positions_read(models: Models) -> Iterator[list[int]]:
             hook.remove()
 
 
-def cell(models: Models, test: Split, B: int, plan: Plan, before: dict[str, tuple]) -> list[dict]:
+def cell(models: Models, test: Split, B: int, grid: Grid, last: dict[str, tuple]) -> list[dict]:
     """One row per decoder, for documents of one length T, B at a time.
 
-    A call decodes all of ``test`` (a multiple of B documents). before: each decoder's (B, seconds per
-    batch) at the next smaller B, kept up to date here: a call is predicted to take as long for each row.
+    A call decodes all of ``test`` (a multiple of B documents). last: each decoder's (B, seconds per
+    batch) at the next smaller B, kept up to date here: it predicts how long a call takes.
     """
-    device = next(models.sar.parameters()).device
-    xs = torch.tensor(test.x, device=device).split(B)
+    xs = torch.tensor(test.x, device=next(models.sar.parameters()).device).split(B)
     calls = {n: lambda d=d: _decode(models, d, xs) for n, d in DECODERS.items()}
     calls["bare forward"] = lambda: _forward(models.sar, xs)
-    found, work, first, left_out = {}, {}, {}, {}
+    decoded, work, times, over = {}, {}, {}, {}
     for name, call in calls.items():
-        smaller, once = before.get(name, (B, 0.0))
-        if (predicted := once * B / smaller * len(xs)) > plan.budget:
-            left_out[name] = predicted
+        smaller, once = last.get(name, (B, 0.0))
+        if (predicted := once * B / smaller * len(xs)) > grid.budget:
+            over[name] = predicted
             continue
         with positions_read(models) as read:
-            first[name] = [seconds(lambda n=name, c=call: found.update({n: c()}))]
+            times[name] = [seconds(lambda n=name, c=call: decoded.update({n: c()}))]
         work[name] = sum(read) / sum(map(len, test.x))
-    together = sum(t for (t,) in first.values())  # 0: not one decoder is within the budget
-    rounds = min(plan.rounds, int(plan.budget / together)) if together else 0
-    # A round that takes so long has no use for another one to warm up.
-    times = in_turns({n: calls[n] for n in first}, rounds, warm=False) if rounds else first
-    before |= {n: (B, statistics.median(t) / len(xs)) for n, t in times.items()}
-
+    together = sum(t for (t,) in times.values())  # 0: not one decoder is within the budget
+    rounds = min(grid.rounds, int(grid.budget / together)) if together else 0
+    if rounds:  # a round that takes so long has no use for another one to warm up
+        times = in_turns({name: calls[name] for name in times}, rounds, warm=False)
+    last |= {n: (B, statistics.median(t) / len(xs)) for n, t in times.items()}
+    cost = {"T": len(test.x[0]), "B": B, "threads": torch.get_num_threads()}
     rows = []
     for name in DECODERS:
-        row = {"decoder": name, "T": len(test.x[0]), "B": B, "threads": torch.get_num_threads()}
-        if name in left_out:
-            rows.append(row | {"over budget": left_out[name]})
+        row = {"decoder": name} | cost
+        if name in over:
+            rows.append(row | {OVER: over[name]})
             continue
-        t = statistics.median(times[name])
-        row |= {
-            "ms": 1e3 * t / len(xs),
-            "tokens a second": sum(map(len, test.x)) / t,
-            "times as fast as greedy": _ratio(times, "greedy", name),
-            "steps": statistics.mean(d.steps for d in found[name]),
-            "work": work[name],
-            "characters": accuracy(_tokens(found[name]).tolist(), test.y)[0],
-            "rounds": max(rounds, 1),
-        }
-        if name in EXACT and "greedy" in found:
-            row["same"], row["gap"] = agreement(found["greedy"], found[name])
+        row["ms"] = milliseconds(times[name]) / len(xs)
+        row["tokens a second"] = 1e3 * B * row["T"] / row["ms"]
+        row[FASTER] = ratio(times["greedy"], times[name]) if "greedy" in times else None
+        row["steps"] = statistics.mean(d.steps for d in decoded[name])
+        row |= {"work": work[name], "characters": accuracy(_tokens(decoded[name]), test.y)[0]}
+        row["rounds"] = max(rounds, 1)
+        if name in EXACT and "greedy" in times:
+            row["same"], row["gap"] = agreement(decoded["greedy"], decoded[name])
         if name == "one pass" and "bare forward" in times:
-            row["one pass / bare forward"] = ratio(times[name], times["bare forward"])
+            row[BARE] = ratio(times[name], times["bare forward"])
         rows.append(row)
     return rows
 
 
 def _decode(models, decode, xs):
-    found = [decode(models, x) for x in xs]
-    found[-1].tokens.cpu()  # waits for a GPU; so below
-    return found
+    decoded = [decode(models, x) for x in xs]
+    decoded[-1].tokens.cpu()  # waits for a GPU; so below
+    return decoded
 
 
 @torch.inference_mode()
 def _forward(sar, xs):
     logits = [sar(x) for x in xs]
     logits[-1][..., 0].cpu()
-    return logits
 
 
-def _ratio(times, slow, fast):
-    return ratio(times[slow], times[fast]) if slow in times else None
+def _tokens(decoded: list[Decoded]) -> list[list[int]]:
+    return torch.cat([d.tokens for d in decoded]).tolist()
 
 
-def _tokens(decoded) -> Tensor:
-    return torch.cat([d.tokens for d in decoded])
-
-
-def agreement(one: list, other: list) -> tuple[float, float]:
-    """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the two
-    tokens are where a row differs first, the largest of all rows (0 if none does). Behind that place rows go
-    their own ways."""
-    a, b = _tokens(one), _tokens(other)
-    values = [torch.cat([d.log_probs for d in decoded]) for decoded in (one, other)]
+def agreement(one: list[Decoded], other: list[Decoded]) -> tuple[float, float]:
+    """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the
+    two tokens are where a row differs first, the largest of all (0 if none does). Behind that place
+    rows go their own ways."""
+    a, b = (torch.cat([d.tokens for d in decoded]) for decoded in (one, other))
+    p, q = (torch.cat([d.log_probs for d in decoded]) for decoded in (one, other))
     apart = a != b
-    at = apart.float().argmax(1, keepdim=True)  # the first, or 0
-    gap = (values[0] - values[1]).abs().gather(1, at)[apart.any(1)]
+    first = apart.float().argmax(1, keepdim=True)  # or 0
+    gap = (p - q).abs().gather(1, first)[apart.any(1)]
     return float((~apart).float().mean()), float(gap.max()) if len(gap) else 0.0
 
 
-def grid(models: Models, test: Split, plan: Plan) -> Iterator[list[dict]]:
-    """``cell`` for all of the plan, at each number of threads."""
-    for threads in plan.threads:
+def cells(models: Models, test: Split, grid: Grid) -> Iterator[list[dict]]:
+    """``cell`` for all of the grid, at each number of threads."""
+    for threads in grid.threads:
         torch.set_num_threads(threads)
-        for T in plan.lengths:
-            before = {}
-            for B in plan.batches:
-                yield cell(models, documents(test, [T] * B * calls_of(B, T)), B, plan, before)
+        for T in grid.lengths:
+            last = {}
+            for B in grid.batches:
+                yield cell(models, documents(test, [T] * B * calls_of(B, T)), B, grid, last)
 
 
 def calls_of(B: int, T: int) -> int:
-    """How many batches of B documents are decoded for one figure: a single text is luck, 2048 tokens
-    less so."""
+    """How many batches of B documents make one figure: a single text is luck, 2048 tokens less
+    so."""
     return max(1, min(32, 2048 // (B * T)))
 
 
 # ------------------------------------------------------------- the goals
 
 
-def goals(cells: list[dict], peers: list[dict]) -> list[dict]:
-    """The goals for one text at a time, each with what was measured, whether it is met and by how much."""
-    rows = []
-
-    def add(goal, row, value, most=False, but=""):
-        asked = GOALS[goal]
-        met = value <= asked if most else value >= asked
-        rows.append(
-            {
-                "goal": f"{goal} {'<=' if most else '>='} {asked}",
-                "T": row.get("T", "-"),
-                "threads": row["threads"],
-                "measured": value,
-                "met": met and not but,
-                "by": f"{100 * (asked / value - 1 if most else value / asked - 1):+.0f} %{but}",
-            }
-        )
-
-    for row in peers:
-        if row["batch"] == 1 and "transformers / ours" in row:
-            add("greedy / transformers", row, row["transformers / ours"])
-    for row in cells:
-        if row["B"] == 1 and "over budget" not in row:
-            if row["decoder"] == "draft and verify" and row["times as fast as greedy"]:
-                but = f", but tokens differ by {row['gap']:.1g} nats" if row["gap"] > TIE else ""
-                add("draft and verify", row, row["times as fast as greedy"], but=but)
-            if "one pass / bare forward" in row:
-                add("one pass / bare forward", row, row["one pass / bare forward"], most=True)
-    return rows
+def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
+    """The goals for one text at a time: what was measured, whether it is met and by how much."""
+    ours = "transformers / ours"
+    alone = [row for row in rows if row["B"] == 1]
+    measured = [(PEER, r, r[ours]) for r in peers if r["greedy, batch"] == 1 and ours in r]
+    measured += [(DRAFT, r, r[FASTER]) for r in alone if r["decoder"] == DRAFT and r.get(FASTER)]
+    measured += [(BARE, r, r[BARE]) for r in alone if BARE in r]
+    judged = []
+    for goal, row, value in measured:
+        asked, gap = GOALS[goal], row.get("gap", 0.0)
+        sign, share = ("<=", asked / value) if goal == BARE else (">=", value / asked)
+        but = f", but tokens differ by {gap:.1g} nats" if gap > TIE else ""
+        line = {"goal": f"{goal} {sign} {asked}", "T": row.get("T"), "threads": row["threads"]}
+        line |= {"measured": value, "met": share >= 1 and not but}
+        judged.append(line | {"by": f"{100 * (share - 1):+.0f} %{but}"})
+    return judged
 
 
-def pays_until(cells: list[dict]) -> list[dict]:
-    """For each decoder, length and number of threads the largest B at which it is faster than greedy."""
-    rows, lines = [], {}
-    for row in cells:
-        if row["decoder"] not in ("greedy", "beam 4") and row.get("times as fast as greedy"):
-            key = row["threads"], row["decoder"]
-            lines.setdefault(key, {}).setdefault(row["T"], []).append(row)
-    for (threads, decoder), by_length in lines.items():
-        row = {"threads": threads, "decoder": decoder}
-        for T, some in by_length.items():
-            paying = [r["B"] for r in some if r["times as fast as greedy"] > 1]
-            largest = max(r["B"] for r in some)
-            row[f"T {T}"] = (
-                "never" if not paying else f"{max(paying)}{'+' * (max(paying) == largest)}"
-            )
-        rows.append(row)
-    return rows
+def pays_until(rows: list[dict]) -> list[dict]:
+    """The largest B at which a decoder is faster than greedy, for each length and number of
+    threads."""
+    groups, lines = {}, {}
+    for row in rows:
+        if row["decoder"] not in ("greedy", "beam 4") and row.get(FASTER):
+            key = row["threads"], row["decoder"], row["T"]
+            groups.setdefault(key, {})[row["B"]] = row[FASTER]
+    for (threads, decoder, T), faster in groups.items():
+        line = lines.setdefault((threads, decoder), {"decoder": decoder, "threads": threads})
+        paying = [B for B, times in faster.items() if times > 1]
+        plus = "+" * (max(faster) in paying)
+        line[f"T {T}"] = f"{max(paying)}{plus}" if paying else "never"
+    return list(lines.values())
 
 
 # ------------------------------------------------------------- the whole
 
 
 def bench_decode(
-    plan: Plan | None = None,
+    grid: Grid | None = None,
     json_path: Path | None = None,
     png_path: Path | None = None,
     compiled: bool = False,
-) -> dict[str, list[dict]]:
-    """Measure, print tables, and write all rows to ``json_path``, part by part, and a figure to ``png_path``, if given.
+) -> Measured:
+    """Measure, print tables; write them to ``json_path``, part by part, and draw ``png_path``, if
+    given.
 
-    On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables are about the
-    CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which takes a minute or more to compile.
-    Returns the tables by name. Raises MissingPackage before anything is measured if a figure is asked for
-    and matplotlib is not installed.
+    On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables
+    are about the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which
+    takes a minute or more to compile. Returns the tables by name. Raises MissingPackage before
+    anything is measured if a figure is asked for and matplotlib is not installed.
     """
-    plan, (device, _) = plan or Plan(), choose_device()
+    grid, (device, _) = grid or Grid(), choose_device()
     if png_path is not None:
         package_folder("matplotlib", "book")
     on_cpu = device.type == "cpu"
     if not on_cpu:
-        plan = replace(plan, threads=plan.threads[:1])
-    torch.set_num_threads(max(plan.threads))
-    began, tables = time.perf_counter(), {"machine": [machine() | asdict(plan)]}
-    tables["machine"][0]["device"] = str(device)
-    print("  ".join(f"{k} {v}" for k, v in tables["machine"][0].items()))
-
-    def keep():  # after each part, so that an interruption loses none that was measured
-        tables["machine"][0]["minutes"] = (time.perf_counter() - began) / 60
-        if json_path is not None:
-            write_json(json_path, tables, indent=1)
-
-    task, models, spent = trained(plan)
+        grid = replace(grid, threads=grid.threads[:1])
+    torch.set_num_threads(max(grid.threads))
+    tables = Measured(json_path, **asdict(grid), device=str(device))
+    task, models, spent = flagships(grid)
     row = {f"{kind}, seconds": s for kind, s in spent.items()}
-    row |= {"hanzi": len(task.target) - 4, "longest document": max(map(len, task.train.x))}
-    _show(tables, "training", [row], NOTES["training"])
-    models, tables["decoders"] = Models(*(m.to(device) for m in models)), []
+    row["hanzi"] = len(task.target) - len(SPECIALS)
+    row["longest document"] = max(map(len, task.train.x))
+    tables.show("training", [row], NOTES["training"])
+    models, rows = Models(*(m.to(device) for m in models)), []
     print(f"\nDECODERS. {NOTES['decoders']}")
-    for rows in grid(models, task.test, plan):
-        tables["decoders"] += rows
-        keep()
-        _print(rows, CELL, head=len(tables["decoders"]) == len(rows))
+    for more in cells(models, task.test, grid):
+        rows += more
+        tables.keep("decoders", rows)
+        print(f"\n{as_text(more)}", flush=True)
+    T, rounds = min(grid.lengths[-1], 32), grid.rounds
     for name, wanted, measure in (
-        ("peers", on_cpu, lambda: [_peer_row(B) for B in (1, 32)]),
-        ("a step", on_cpu, lambda: step_rows(models.ar, plan.batches, min(plan.lengths[-1], 32), plan.rounds)),
-        ("compiled", compiled, lambda: compiled_rows(models, min(plan.lengths[-1], 32), plan.rounds)),
-    ):  # fmt: skip
-        if not wanted:
-            continue
-        rows = []
-        for threads in plan.threads:
-            torch.set_num_threads(threads)
-            rows += measure()
-        _show(tables, name, rows, NOTES[name])
-        keep()
-    _show(tables, "pays until B", pays_until(tables["decoders"]), NOTES["pays until B"])
+        ("peers", on_cpu, lambda: [bench_greedy(B) for B in (1, 32)]),
+        ("a step", on_cpu, lambda: step_rows(models.ar, grid.batches, T, rounds)),
+        ("compiled", compiled, lambda: compiled_rows(models, T, rounds)),
+    ):
+        if wanted:
+            tables.show(name, list(_at_each(grid.threads, measure)), NOTES[name])
+    tables.show("pays until B", pays_until(rows), NOTES["pays until B"])
     if on_cpu:
-        _show(tables, "goals", goals(tables["decoders"], tables["peers"]), NOTES["goals"])
-    keep()
-    print(f"\n{tables['machine'][0]['minutes']:.1f} minutes in all")
+        tables.show("goals", goals(rows, tables["peers"]), NOTES["goals"])
+    print(f"\n{tables.minutes:.1f} minutes in all")
     if png_path is not None:
         write_atomically(Path(png_path), picture(tables))
     return tables
 
 
-def _peer_row(B: int) -> dict:
-    row = bench_greedy(B)
-    return {"batch": row.pop("greedy, batch"), "threads": torch.get_num_threads()} | row
+def _at_each(threads: tuple[int, ...], measure: Callable[[], list[dict]]) -> Iterator[dict]:
+    for number in threads:
+        torch.set_num_threads(number)
+        yield from measure()
 
 
 NOTES = {
     "training": "Flagship size, on pinyin of 300 words, sentences joined to documents.",
-    "decoders": (
-        "ms: one batch of B documents of T syllables. steps: passes that wait for the one before. work: positions "
-        "that\ngo through a decoder, for each token made (greedy: 1). same: share of tokens equal to greedy's; gap: "
-        f"nats between the two\ntokens where a row first differs (below {TIE:g} it is rounding that decides). over "
-        "budget: predicted seconds of a call."
-    ),
-    "peers": (
-        "ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64 new tokens, random weights. "
-        "Prompt lookup\n(batch 1 only) guesses what followed the last two tokens earlier on. A model with random "
-        "weights soon repeats itself, so\nit accepts nearly all: how few its passes are says how much it repeats, "
-        "not what a trained one would do."
-    ),
-    "a step": (
-        "One step of greedy: measured; calling its operators with nearly nothing in them; reading as many bytes; its\n"
-        "arithmetic at the rate of a 1024 x 1024 product. Bound: the longer of the last two (5.2). While calls or reading\n"
-        "are the longest, more positions in a step are nearly free and parallel decoding pays; once arithmetic is, each\n"
-        "position that a guess wastes (work above 1) costs in full."
-    ),
-    "compiled": "Off unless asked for: the first use waits for the compiler. CUDA graphs: all steps of greedy recorded as one.",
-    "pays until B": "The largest measured B at which a decoder is faster than greedy (+: the largest compared).",
+    "decoders": f"""ms: one batch of B documents of T syllables. steps: passes that wait for the one
+before. work: positions that go through a decoder, for each token made (greedy: 1). same: share of
+tokens equal to greedy's; gap: nats between the two tokens where a row first differs (below {TIE:g}
+it is rounding that decides). over budget: predicted seconds of a call.""",
+    "peers": """ms a token of decoder-only models of width 128, 4 layers, 4 heads, 4412 hanzi, 64
+new tokens, random weights. Prompt lookup (batch 1 only) guesses what followed the last two tokens
+earlier on. A model with random weights soon repeats itself, so it accepts nearly all: how few its
+passes are says how much it repeats, not what a trained one would do.""",
+    "a step": """One step of greedy: measured; calling its operators with nearly nothing in them;
+reading as many bytes; its arithmetic at the rate of a 1024 x 1024 product. Bound: the longer of the
+last two (5.2). While calls or reading are the longest, more positions in a step are nearly free and
+parallel decoding pays; once arithmetic is, each position that a guess wastes (work above 1) costs
+in full.""",
+    "compiled": """Off unless asked for: the first use waits for the compiler. CUDA graphs: all
+steps of greedy recorded as one.""",
+    "pays until B": "The largest B at which it is faster than greedy (+: the largest compared).",
     "goals": "For one text at a time. draft and verify: times as fast as greedy, with its tokens.",
-}  # fmt: skip
-CELL = {
-    "threads": 7, "T": 5, "B": 5, "decoder": 18, "ms": 10, "tokens a second": 16, "times as fast as greedy": 24,
-    "steps": 7, "work": 7, "characters": 11, "same": 8, "gap": 8, "one pass / bare forward": 24,
-}  # fmt: skip
+}
 
 
-def _show(tables, name, rows, note):
-    tables[name] = rows
-    print(f"\n{name.upper()}. {note}")
-    columns = {key: 0 for row in rows for key in row}
-    for key in columns:
-        columns[key] = max(len(key), *(len(_text(row.get(key))) for row in rows)) + 2
-    _print(rows, columns)
-
-
-def _print(rows, columns, head=True):
-    if head:
-        print("".join(f"{name:>{width}}" for name, width in columns.items()))
-    for row in rows:
-        line = "".join(f"{_text(row.get(name)):>{width}}" for name, width in columns.items())
-        over = row.get("over budget")
-        print(line.rstrip(" -") + f"  over budget: {over:.0f} s" if over else line, flush=True)
-
-
-def _text(value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "NO"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "-" if value is None else str(value)
+# ------------------------------------------------------------- the figure
 
 
 def picture(tables: dict[str, list[dict]]) -> bytes:
-    """A PNG: how much faster than greedy each decoder is, against B, a panel for each T; and the step of greedy
-    against what bounds it. One row of panels for each number of threads."""
+    """A PNG: how much faster than greedy each decoder is, against B, a panel for each T; and the
+    step of greedy against what bounds it. One row of panels for each number of threads."""
     import matplotlib.pyplot as plt
 
     from . import plots
 
-    cells, steps = tables["decoders"], tables.get("a step")  # steps: on a CPU alone
-    lengths, threads, batches = (sorted({r[k] for r in cells}) for k in ("T", "threads", "B"))
-    names = [n for n in DECODERS if n != "greedy"]
-    colours = (plots.BLUE, plots.PURPLE, plots.SKY, plots.YELLOW, plots.RED, plots.GREEN)
+    rows, steps = tables["decoders"], tables.get("a step")  # steps: on a CPU alone
+    lengths, threads, batches = (sorted({r[k] for r in rows}) for k in ("T", "threads", "B"))
+    panels = len(lengths) + bool(steps)
     with plt.rc_context():
         plots.use_style()
-        figure, axes = plt.subplots(
-            len(threads), len(lengths) + bool(steps),
-            figsize=(3 * (len(lengths) + bool(steps)), 2.9 * len(threads) + 0.6),
-            squeeze=False, sharex=True,
-        )  # fmt: skip
+        size = (3 * panels, 2.9 * len(threads) + 0.6)
+        figure, axes = plt.subplots(len(threads), panels, figsize=size, squeeze=False, sharex=True)
         for row, n in zip(axes, threads, strict=True):
+            where = f"{n} thread{'s' * (n > 1)}"
             for ax, T in zip(row, lengths, strict=False):
-                here = [r for r in cells if r["T"] == T and r["threads"] == n]
-                for name, colour in zip(names, colours, strict=True):
-                    line = [
-                        (r["B"], r["times as fast as greedy"])
-                        for r in here
-                        if r["decoder"] == name and r.get("times as fast as greedy")
-                    ]
-                    ax.plot(*zip(*line, strict=True) if line else ((), ()), "o-", ms=4, color=colour, label=name)  # fmt: skip
-                ax.axhline(1, color=plots.GREY, lw=1, zorder=0)
-                ax.set(yscale="log", title=f"T = {T}, {_threads(n)}")
-            row[0].set_ylabel("times as fast as greedy")
-            if not steps:
-                continue
-            ax, here = row[-1], [r for r in steps if r["threads"] == n]
-            for name, style, colour in (
-                ("step", "o-", plots.ORANGE), ("calls", ":", plots.GREY),
-                ("reading", "--", plots.BLUE), ("arithmetic", "--", plots.RED),
-            ):  # fmt: skip
-                points = [r["B"] for r in here], [r[f"{name} ms"] for r in here]
-                ax.plot(*points, style, ms=4, color=colour, label="greedy step" if name == "step" else name)  # fmt: skip
-            ax.set(yscale="log", title=f"a step of greedy, {_threads(n)}", ylabel="milliseconds")
+                _draw_speeds(ax, [r for r in rows if (r["T"], r["threads"]) == (T, n)])
+                ax.set_title(f"T = {T}, {where}")
+            row[0].set_ylabel(FASTER)
+            if steps:
+                _draw_steps(row[-1], [r for r in steps if r["threads"] == n])
+                row[-1].set_title(f"a step of greedy, {where}")
         for ax in axes.flat:
-            ax.set(xscale="log")
+            ax.set(xscale="log", yscale="log")
             ax.set_xticks(batches, batches)
             ax.minorticks_off()
             ax.title.set_fontsize(10)
         for ax in axes[-1]:
             ax.set_xlabel("B, decoded together")
-        ratios = [r["times as fast as greedy"] for r in cells if r.get("times as fast as greedy")]
-        low, high = min(ratios) / 1.3, max(ratios) * 1.3
+        faster = [r[FASTER] for r in rows if r.get(FASTER)]
+        low, high = min(faster) / 1.3, max(faster) * 1.3
         ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-        for ax in (ax for row in axes for ax in row[: len(lengths)]):
+        for ax in axes[:, : len(lengths)].flat:
             ax.set_ylim(low, high)
             ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
             ax.minorticks_off()
         legends = ((axes[0, 0], "left", 3), (axes[0, -1], "right", 2))
-        for ax, where, ncols in legends if steps else legends[:1]:
+        for ax, side, ncols in legends if steps else legends[:1]:
             lines, labels = ax.get_legend_handles_labels()
-            figure.legend(lines, labels, loc=f"outside lower {where}", ncols=ncols, frameon=False)
-        return plots.show(figure, "Speed of decoders against batch size, and why.").png
+            figure.legend(lines, labels, loc=f"outside lower {side}", ncols=ncols, frameon=False)
+        return plots.show(figure, "Speed of decoders against batch size, and why.").data
 
 
-def _threads(n: int) -> str:
-    return f"{n} thread{'s' * (n > 1)}"
+def _draw_speeds(ax, rows: list[dict]) -> None:
+    from . import plots
+
+    colours = (plots.BLUE, plots.PURPLE, plots.SKY, plots.YELLOW, plots.RED, plots.GREEN)
+    for name, colour in zip([n for n in DECODERS if n != "greedy"], colours, strict=True):
+        line = [r for r in rows if r["decoder"] == name and r.get(FASTER)]
+        points = [r["B"] for r in line], [r[FASTER] for r in line]
+        ax.plot(*points, "o-", ms=4, color=colour, label=name)
+    ax.axhline(1, color=plots.GREY, lw=1, zorder=0)
+
+
+def _draw_steps(ax, rows: list[dict]) -> None:
+    from . import plots
+
+    looks = {"step": ("o-", plots.ORANGE), "calls": (":", plots.GREY)}
+    looks |= {"reading": ("--", plots.BLUE), "arithmetic": ("--", plots.RED)}
+    for name, (style, colour) in looks.items():
+        points = [r["B"] for r in rows], [r[f"{name} ms"] for r in rows]
+        label = "greedy step" if name == "step" else name
+        ax.plot(*points, style, ms=4, color=colour, label=label)
+    ax.set_ylabel("milliseconds")

@@ -1,4 +1,4 @@
-"""``sar bench``: decoding and training beside other libraries, memory, start-up, as ratios within one run."""
+"""``sar bench``: decoding and training beside other libraries, memory, start-up, as ratios."""
 
 import importlib.util
 import statistics
@@ -15,35 +15,29 @@ from ..blocks import Config
 from ..checks import Refusal
 from ..data import Batch
 from ..decoding import greedy
-from ..files import write_json
 from ..kinds import KINDS, make_model
 from ..tasks import load_task
 from ..training import loss_and_gradients, new_optimizer
 from .bench_theory import bench_theory
 from .converter import Converter
 from .demo import FLAGSHIP, flagship
-from .timing import in_turns, machine, ratio
-
-# ------------------------------------------------------------- greedy decoding beside other libraries
+from .tables import Measured
+from .timing import in_turns, milliseconds, operations, ratio
 
 
 def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> dict:
-    """Milliseconds per step of our ``greedy`` and of the peers that are installed, and their ratios.
+    """Milliseconds per step of our ``greedy`` and of the installed peers, and their ratios.
 
     All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens.
     """
     model = DecoderLM(Config(target_vocab=vocabulary, width=128, layers=4, heads=4)).eval()
     x = torch.randint(4, vocabulary, (batch, prompt))
-    times = in_turns(
-        {"sar_minimal": lambda: greedy(model, x, new=new)} | _peers(vocabulary, x, new)
-    )
-    row = {f"{name} ms": 1e3 * statistics.median(t) / new for name, t in times.items()}
-    row |= {
-        f"{name} / ours": ratio(t, times["sar_minimal"])
-        for name, t in times.items()
-        if name != "sar_minimal"
-    }
-    return {"greedy, batch": batch} | row
+    calls = {"sar_minimal": lambda: greedy(model, x, new=new)} | _peers(vocabulary, x, new)
+    times = in_turns(calls)
+    row = {f"{name} ms": milliseconds(t) / new for name, t in times.items()}
+    ours = times.pop("sar_minimal")
+    row |= {f"{name} / ours": ratio(t, ours) for name, t in times.items()}
+    return {"greedy, batch": batch, "threads": torch.get_num_threads()} | row
 
 
 def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[], object]]:
@@ -51,119 +45,77 @@ def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[],
     if importlib.util.find_spec("transformers"):
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        config = GPT2Config(
-            vocab_size=vocabulary,
-            n_positions=512,
-            n_embd=128,
-            n_layer=4,
-            n_head=4,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        gpt2 = GPT2LMHeadModel(config).eval()
-        wanted = {
-            "max_new_tokens": new,
-            "min_new_tokens": new,
-            "do_sample": False,
-            "pad_token_id": 0,
-        }
-        everything = torch.ones_like(x)
-        peers["transformers"] = lambda: gpt2.generate(x, attention_mask=everything, **wanted)
+        size = {"n_positions": 512, "n_embd": 128, "n_layer": 4, "n_head": 4}
+        ends = {"bos_token_id": 1, "eos_token_id": 2}
+        gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, **size, **ends)).eval()
+        wanted = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+        wanted |= {"pad_token_id": 0, "attention_mask": torch.ones_like(x)}
+        lookup = wanted | {"prompt_lookup_num_tokens": 10}
+        peers["transformers"] = lambda: gpt2.generate(x, **wanted)
         if len(x) == 1:  # it takes no more rows
-            lookup = {"prompt_lookup_num_tokens": 10}
-            peers["transformers, prompt lookup"] = lambda: gpt2.generate(
-                x, attention_mask=everything, **wanted, **lookup
-            )
+            peers["transformers, prompt lookup"] = lambda: gpt2.generate(x, **lookup)
     if importlib.util.find_spec("x_transformers"):
         from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
-        layers = Decoder(
-            dim=128, depth=4, heads=4, attn_dim_head=32, rotary_pos_emb=True, rotary_emb_dim=32
-        )
+        rotary = {"attn_dim_head": 32, "rotary_pos_emb": True, "rotary_emb_dim": 32}
+        layers = Decoder(dim=128, depth=4, heads=4, **rotary)
         wrapped = TransformerWrapper(num_tokens=vocabulary, max_seq_len=512, attn_layers=layers)
         x_model = AutoregressiveWrapper(wrapped).eval()
         peers["x-transformers"] = lambda: x_model.generate(x, new, temperature=0.0, cache_kv=True)
     return peers
 
 
-# ------------------------------------------------------------- training, against the matmul rate
-
-
-def training_flops(config: Config, B: int, T: int, streams: int = 2) -> int:
-    """Floating-point operations of one training step of ``DualStreamSAR`` on B sequences of length T.
-
-    A product of (N, a) by (a, b) is 2 N a b of them, and the backward pass does it twice more, once for
-    each factor: 6 N a b. With N = B T, streams s, layers L, width D, hidden m D, vocabulary V:
-
-    - blocks: qkv 3 D^2, out D^2, feed-forward 2 m D^2, for each of s L layers;
-    - content-query attention: 4 D^2; head: D V;
-    - attention itself: q k' and weights times v, 2 * B T^2 D products in each of s L + 1 places.
-
-    Norms, softmax, rotations, the optimiser and the embedding are not counted.
-    """
-    c, layers = config, streams * config.layers
-    weights = layers * (4 + 2 * c.hidden) * c.width**2 + 4 * c.width**2 + c.width * c.target_vocab
-    return 6 * B * T * weights + 6 * (layers + 1) * 2 * B * T * T * c.width
-
-
 def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
-    """The flagship's training step, as a share of the rate of a plain 1024 x 1024 product in turns with it."""
+    """The flagship's training step, as a share of the rate of a 1024 x 1024 product, in turns."""
     config = Config(target_vocab=3758, source_vocab=404, **FLAGSHIP)
     model, B = DualStreamSAR(config, mask="full").train(), tokens // T
     lengths = torch.full((B,), T)
     batch = Batch(torch.randint(4, 404, (B, T)), lengths, torch.randint(4, 3758, (B, T)), lengths)
-    optimizer = new_optimizer(model)
-    a = torch.randn(1024, 1024)
+    optimizer, a = new_optimizer(model), torch.randn(1024, 1024)
 
     def step():
         loss_and_gradients(model, batch, optimizer)
         optimizer.step()
 
+    flops, product = operations(step), 2 * 1024**3
     times = in_turns({"step": step, "product": lambda: a @ a}, rounds)
-    flops = training_flops(config, B, T)
-    share = statistics.median(
-        flops / s / (2 * 1024**3 / p) for s, p in zip(times["step"], times["product"], strict=True)
-    )
+    median = {name: statistics.median(t) for name, t in times.items()}
     return {
         "training": f"SAR, width {config.width}, {tokens} tokens a step",
-        "ms a step": 1e3 * statistics.median(times["step"]),
-        "tokens a second": tokens / statistics.median(times["step"]),
-        "GFLOP/s": flops / statistics.median(times["step"]) / 1e9,
-        "matmul GFLOP/s": 2 * 1024**3 / statistics.median(times["product"]) / 1e9,
-        "share of matmul rate": share,
+        "ms a step": 1e3 * median["step"],
+        "tokens a second": tokens / median["step"],
+        "GFLOP/s": flops / median["step"] / 1e9,
+        "matmul GFLOP/s": product / median["product"] / 1e9,
+        "share of matmul rate": flops / product * ratio(times["product"], times["step"]),
     }
 
 
-# ------------------------------------------------------------- start-up and latency
-
-
 def bench_import(rounds: int = 5) -> dict:
-    """What ``import sar_minimal`` and its models add to ``import torch``, in seconds, in fresh processes."""
+    """Seconds that the package and its models add to ``import torch``, in fresh processes."""
     add = "import time, torch; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
     row = {"import, seconds beyond torch": ""}
     for name in ("sar_minimal", "sar_minimal.kinds"):
-        times = [
-            float(subprocess.check_output([sys.executable, "-c", add.format(name)]))
-            for _ in range(rounds)
-        ]
+        times = [float(_output(add.format(name))) for _ in range(rounds)]
         row[name] = statistics.median(times)
     return row
 
 
+def _output(code: str) -> str:
+    return subprocess.check_output([sys.executable, "-c", code], text=True)
+
+
 def bench_memory() -> dict:
-    """Peak resident memory, in MiB beyond what ``import torch`` takes: of the flagship's training steps, and
-    of decoding 256 sentences at once, each in a process of its own. Linux only."""
+    """Peak resident memory, in MiB beyond what ``import torch`` takes: of the flagship's training
+    steps, and of decoding 256 sentences at once, each in a process of its own. Linux only."""
     if not Path("/proc/self/status").exists():
         return {"peak memory": "read from /proc, which this system lacks"}
-    make = "from sar_minimal.lab.bench_speed import {0}"
-    row = {"peak memory, MiB beyond torch": ""}
-    alone = _peak("import torch")
-    for name, code in (
-        ("training", make.format("bench_training; bench_training(rounds=3)")),
-        ("one pass", make.format("decode_many; decode_many('sar')")),
-        ("greedy", make.format("decode_many; decode_many('ar')")),
+    row, alone = {"peak memory, MiB beyond torch": ""}, _peak("import torch")
+    for name, call in (
+        ("training", "bench_training(rounds=3)"),
+        ("one pass", "decode_many('sar')"),
+        ("greedy", "decode_many('ar')"),
     ):
-        row[name] = _peak(code) - alone
+        row[name] = _peak(f"from sar_minimal.lab.bench_speed import *; {call}") - alone
     return row
 
 
@@ -178,7 +130,7 @@ def decode_many(kind: str) -> None:
 def _peak(code: str) -> float:
     # Not getrusage: what it says of a child on Linux begins with the size of its parent.
     report = "; print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    return int(subprocess.check_output([sys.executable, "-c", code + report]).split()[-2]) / 1024
+    return int(_output(code + report).split()[-2]) / 1024
 
 
 def bench_answer(sentence: str = "wo ai bei jing") -> dict:
@@ -188,12 +140,9 @@ def bench_answer(sentence: str = "wo ai bei jing") -> dict:
     for kind in ("sar", "ar"):
         model = make_model(kind, task, **flagship(kind)).eval()
         convert = Converter(model, task.source, task.target, {"name": "pinyin"})
-        times = in_turns({"answer": lambda convert=convert: convert(sentence)}, rounds=50)["answer"]
-        row[kind] = 1e3 * statistics.median(times)
+        times = in_turns({kind: lambda convert=convert: convert(sentence)}, rounds=50)
+        row[kind] = milliseconds(times[kind])
     return row
-
-
-# ------------------------------------------------------------- the whole
 
 
 def _speed() -> Iterator[dict]:
@@ -209,24 +158,19 @@ def _speed() -> Iterator[dict]:
 PARTS = {"speed": _speed, "theory": bench_theory}
 
 
-def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> list[dict]:
-    """Print the rows of one of ``PARTS``, and write them to ``json_path`` if given. Returns the rows.
+def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> Measured:
+    """Print the rows of one of ``PARTS``; write them to ``json_path`` if given. Returns the tables.
 
-    "speed": decoding and training beside other libraries, memory, start-up. "theory": ``bench_theory``. The
-    decoders of the book are compared in ``bench_decode.py``.
+    "speed": decoding and training beside other libraries, memory, start-up. "theory":
+    ``bench_theory``. The decoders of the book are compared in ``bench_decode.py``.
     """
     if what not in PARTS:
         raise Refusal(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
     torch.set_num_threads(threads)
-    rows = [machine() | {"threads": threads}]
-    print(_line(rows[0]))
+    tables, rows = Measured(json_path, threads=threads), []
     for row in PARTS[what]():
         rows.append(row)
-        print(_line(row), flush=True)
-    if json_path is not None:
-        write_json(json_path, rows, indent=2)
-    return rows
-
-
-def _line(row: dict) -> str:
-    return "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        tables.keep(what, rows)
+        shown = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}
+        print("  ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+    return tables

@@ -1,5 +1,5 @@
-"""Why parallel decoding stops paying: what one step of greedy has to multiply and to read, against this
-machine's measured rates; and what compiling a step, or recording all of them, would change."""
+"""Why parallel decoding stops paying: what one step of greedy has to multiply and to read, against
+this machine's measured rates; and what compiling a step, or recording all of them, would change."""
 
 import copy
 import statistics
@@ -11,11 +11,11 @@ import torch
 
 from ..algorithm1 import DualStreamSAR, one_pass
 from ..autoregressive import EncoderDecoderAR
-from ..blocks import Config
+from ..blocks import Block, Config
 from ..decoding import greedy
 from ..masked import MaskedModel
 from ..shift import START
-from .timing import in_turns, ratio, seconds
+from .timing import in_turns, milliseconds, operations, ratio, seconds
 
 
 class Models(NamedTuple):
@@ -24,27 +24,26 @@ class Models(NamedTuple):
     masked: MaskedModel
 
 
-def step_costs(config: Config, B: int, S: int, t: int) -> tuple[int, int]:
-    """Floating-point operations, and bytes read, of one step of ``greedy`` with B rows: t positions are in
-    the cache, the new one included, S in the source.
+def bytes_read(config: Config, B: int, S: int, t: float) -> float:
+    """What one step of ``greedy`` with B rows reads: t positions in the cache, with the new one, S
+    in the source.
 
-    A product with P weights is 2 P B operations, and reads 4 P bytes whatever B is. L layers have 6 D^2
-    weights in attention (qkv and out, and the source's q and out) and 2 m D^2 in the feed-forward, the head
-    D V. Attention is 2 products of D numbers with each of t + S positions, and reads their keys and values,
-    2 D numbers a position. Norms, softmax and what is written are not counted.
+    P weights are 4 P bytes whatever B is. L layers have 6 D^2 weights in attention (qkv and out,
+    and the source's q and out) and 2 m D^2 in the feed-forward, the head D V. Attention reads keys
+    and values, 2 D numbers, of each of t + S positions. What is written is not counted.
     """
     c = config
     weights = c.layers * (6 + 2 * c.hidden) * c.width**2 + c.width * c.target_vocab
-    attention = c.layers * 2 * c.width * B * (t + S)
-    return 2 * (weights * B + attention), 4 * (weights + attention)
+    return 4 * (weights + c.layers * 2 * c.width * B * (t + S))
 
 
 def step_rows(ar: EncoderDecoderAR, batches: tuple[int, ...], T: int, rounds: int) -> list[dict]:
     """Milliseconds of a step of greedy at each B, beside three times that bound or explain it.
 
-    ``calls``: the same step of a model of width 2 H, which has as many operators and nearly nothing to do in
-    them. ``reading``: reading as many bytes as the step does, from wherever they then lie (weights of a few
-    MB stay in a cache). ``arithmetic``: its operations at the rate of a 1024 x 1024 product. All in turns.
+    ``calls``: the same step of a model of width 2 H, which has as many operators and nearly nothing
+    to do in them. ``reading``: reading as many bytes as the step does, from wherever they then lie
+    (weights of a few MB stay in a cache). ``arithmetic``: its operations at the rate of a 1024 x
+    1024 product. All in turns.
     """
     tiny = EncoderDecoderAR(replace(ar.config, width=2 * ar.config.heads)).eval()
     a, big = torch.randn(1024, 1024), torch.randn(32 * 2**20)  # 128 MiB, larger than most caches
@@ -55,23 +54,18 @@ def step_rows(ar: EncoderDecoderAR, batches: tuple[int, ...], T: int, rounds: in
     for B in batches:
         x = torch.randint(4, ar.config.source_vocab, (B, T))
         y = torch.randint(4, ar.config.target_vocab, (B, T))
-        flops, read = step_costs(ar.config, B, T, (T + 1) // 2)
-        some = torch.randn(read // 4)
-        times = in_turns(
-            {
-                "step": _stepping(ar, x, y),
-                "calls": _stepping(tiny, x, y),
-                "reading": lambda: [some.sum() for _ in range(T)],  # noqa: B023
-            },
-            rounds,
-        )
-        ms = {name: 1e3 * statistics.median(t) / T for name, t in times.items()}
-        row = {"B": B, "T": T, "threads": torch.get_num_threads(), "step ms": ms["step"]}
-        row |= {"calls ms": ms["calls"], "reading ms": ms["reading"]}
-        row |= {"arithmetic ms": 1e3 * flops / rate, "FLOP / byte": flops / read}
-        bound = max(row["reading ms"], row["arithmetic ms"])
-        row |= {"bound ms": bound, "step / bound": ms["step"] / bound}
-        row["longest"] = max(("calls", "reading", "arithmetic"), key=lambda n: row[f"{n} ms"])
+        steps = _stepping(ar, x, y)
+        flops, read = operations(steps) / T, bytes_read(ar.config, B, T, (T + 1) / 2)
+        block = torch.randn(int(read) // 4)
+        calls = {"step": steps, "calls": _stepping(tiny, x, y)}
+        calls["reading"] = lambda block=block: [block.sum() for _ in range(T)]
+        ms = {name: milliseconds(t) / T for name, t in in_turns(calls, rounds).items()}
+        ms["arithmetic"] = 1e3 * flops / rate
+        row = {"B": B, "T": T, "threads": torch.get_num_threads()}
+        row |= {f"{name} ms": value for name, value in ms.items()} | {"FLOP / byte": flops / read}
+        bound = max(ms["reading"], ms["arithmetic"])
+        row |= {"bound ms": bound, "step / bound": ms.pop("step") / bound}
+        row["longest"] = max(ms, key=ms.get)
         rows.append(row | {"GFLOP/s": rate / 1e9, "memory GB/s": bandwidth / 1e9})
     return rows
 
@@ -90,27 +84,19 @@ def _stepping(ar, x, y):
     return call
 
 
-# ------------------------------------------------------------- compiled
-
-
 def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
-    """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the first use takes,
-    and how many times as fast the uses after it are. Then ``graph_rows``."""
+    """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the
+    first use takes, and how many times as fast the uses after it are. Then ``graph_rows``."""
     rows = []
-    for name, decode, model in (
-        ("one pass", one_pass, models.sar),
-        ("greedy", greedy, models.ar),
-    ):
+    for name, decode, model in (("one pass", one_pass, models.sar), ("greedy", greedy, models.ar)):
         plain, fast = copy.deepcopy(model).cpu(), copy.deepcopy(model).cpu()
         for layer in fast.modules():
-            if type(layer).__name__ == "Block":
+            if isinstance(layer, Block):
                 layer.compile(dynamic=name == "greedy")
         x = torch.randint(4, model.config.source_vocab, (1, T))
-        row = {"compiled": "torch.compile", "decoder": name, "T": T, "B": 1}
-        row |= {"threads": torch.get_num_threads()}
-        calls = {
-            key: lambda d=decode, m=m, x=x: d(m, x) for key, m in (("plain", plain), ("fast", fast))
-        }
+        row = _row("torch.compile", name, T, 1)
+        made = {"plain": plain, "fast": fast}
+        calls = {key: lambda d=decode, m=m, x=x: d(m, x) for key, m in made.items()}
         try:
             row["first use, seconds"] = seconds(calls["fast"])
         except Exception as error:  # a compiler that is not there fails under many names
@@ -122,13 +108,19 @@ def compiled_rows(models: Models, T: int, rounds: int) -> list[dict]:
     return rows + graph_rows(models.ar, T, rounds)
 
 
-def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024)) -> list[dict]:
-    """Greedy's T steps as *one* CUDA graph, recorded once and replayed, beside the same steps called by Python.
+def _row(how: str, decoder: str, T: int, B: int) -> dict:
+    threads = torch.get_num_threads()
+    return {"compiled": how, "decoder": decoder, "T": T, "B": B, "threads": threads}
 
-    A step is some hundred kernels that take microseconds each, and Python needs longer to call them than the GPU
-    to run them; a replay calls none. Only this very x can be decoded with it: nothing may wait for the device while
-    it is recorded, so it holds the steps and not the encoder, whose caller checks its ids. (torch.compile's own
-    mode for this, "reduce-overhead", overwrites the cache of keys that the next step reads.)
+
+def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024)) -> list[dict]:
+    """Greedy's T steps as *one* CUDA graph, recorded once, beside the same steps called by Python.
+
+    A step is some hundred kernels that take microseconds each, and Python needs longer to call them
+    than the GPU to run them; a replay calls none. Only this very x can be decoded with it: nothing
+    may wait for the device while it is recorded, so it holds the steps and not the encoder, whose
+    caller checks its ids. (torch.compile's own mode for this, "reduce-overhead", overwrites the
+    keys that the next step reads.)
     """
     if not torch.cuda.is_available():
         return [{"compiled": "CUDA graphs", "result": "not measured: no CUDA"}]
@@ -136,10 +128,10 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
     for B in batches:
         x = torch.randint(4, ar.config.source_vocab, (B, T), device="cuda")
         steps, replay, tokens, first = _recorded(ar, x)
-        calls = {"plain": steps, "fast": replay}
-        times = in_turns({n: lambda c=c: (c(), torch.cuda.synchronize()) for n, c in calls.items()}, rounds)  # fmt: skip
-        row = {"compiled": "CUDA graphs", "decoder": "greedy", "T": T, "B": B}
-        row |= {"threads": torch.get_num_threads(), "first use, seconds": first}
+        made = {"plain": steps, "fast": replay}
+        calls = {n: lambda c=c: (c(), torch.cuda.synchronize()) for n, c in made.items()}
+        times = in_turns(calls, rounds)
+        row = _row("CUDA graphs", "greedy", T, B) | {"first use, seconds": first}
         row |= {"times as fast": ratio(times["plain"], times["fast"])}
         rows.append(row | {"same": float((tokens == greedy(ar, x).tokens).float().mean())})
     return rows
@@ -147,17 +139,18 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
 
 @torch.inference_mode()
 def _recorded(ar, x):
-    """The steps that decode x, a replay of them, the tokens (B, T) that it writes, and how long recording took."""
+    """The steps that decode x, a replay of them, the tokens (B, T) it writes, seconds to record
+    it."""
     T = x.shape[1]
     state, *_ = ar.start(x, torch.full((len(x),), T, device=x.device), T)
     start, used = torch.full((len(x), 1), START, device=x.device), state.cache.used
 
     @torch.inference_mode()
     def steps():
-        state.cache.used, said = used, [start]
+        state.cache.used, made = used, [start]
         for _ in range(T):
-            said.append(ar.step(said[-1], state, last=True).argmax(-1))
-        return torch.cat(said[1:], 1)
+            made.append(ar.step(made[-1], state, last=True).argmax(-1))
+        return torch.cat(made[1:], 1)
 
     side = torch.cuda.Stream()  # a first call makes what must not be made while recording
     side.wait_stream(torch.cuda.current_stream())

@@ -2,11 +2,15 @@
 
 ``data/claims.toml`` has one table per claim. Its ``supports`` are inequalities, such as
 ``"largest difference" = "<= 1e-6"``; the recorded verdict follows only while all of them hold. A
-chapter measures and calls ``claim`` (``ledger.py``), which fails the run when they do not. Under ``make run-nb``
-what was measured is then written into the ledger (``records.py``) and onto its page (``report.py``).
+chapter measures and calls ``claim`` (``ledger.py``), which fails the run when they do not.
+
+People write that file, and no program does. What was measured stands beside it, in
+``data/measured``, one file a chapter, written by ``make run-nb`` (``ledger.py``), which puts both
+onto the ledger's page (``report.py``).
 """
 
 import html
+import json
 import math
 import operator
 import tomllib
@@ -25,13 +29,8 @@ COLOURS = {
     "ill-posed": "#7A5195",
     "open": "#777777",  # no chapter has settled it yet
 }
-SIGNS = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+SIGNS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
+SIGNS |= {"<": operator.lt, ">": operator.gt}
 
 
 class ClaimFailed(AssertionError):
@@ -40,7 +39,7 @@ class ClaimFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Record:
-    """What one chapter measured when it last ran; ``values`` maps a measurement's name to its values.
+    """What one chapter measured when it last ran; ``values`` has those of each measurement.
 
     size: "fast" or "full" (SAR_FULL=1). commit: a + says that the package had changes beside it.
     """
@@ -76,34 +75,23 @@ class Claim:
     measured: Sequence[Record] = ()
 
     def __post_init__(self):
-        for wrong, message in (
-            (
-                self.verdict not in COLOURS,
-                f": expected a verdict of {', '.join(COLOURS)}, got {self.verdict!r}",
-            ),
-            (
-                isinstance(self.chapters, str) or not self.chapters,
-                f": chapters: expected a list of one or more, got {self.chapters!r}",
-            ),
-            (
-                type(self.seeds) is not int or self.seeds < 0,
-                f": seeds: expected a whole number >= 0, got {self.seeds!r}",
-            ),
-            (
-                self.is_open and (self.because or self.supports),
-                " is open: expected neither because nor supports before there is a verdict",
-            ),
-            (
-                not self.is_open and not self.because,
-                f": because: expected a reason for '{self.verdict}', got none",
-            ),
-            (
-                not self.is_open and not self.supports,
-                ": expected at least one measurement that supports the verdict, got none",
-            ),
-        ):
-            if wrong:
-                raise Refusal(self.id + message)
+        def expect(fits, what: str):
+            if not fits:
+                raise Refusal(f"{self.id}: {what}")
+
+        verdicts, seeds = ", ".join(COLOURS), self.seeds
+        expect(self.verdict in COLOURS, f"expected a verdict of {verdicts}, got {self.verdict!r}")
+        several = not isinstance(self.chapters, str) and self.chapters
+        expect(several, f"chapters: expected a list of one or more, got {self.chapters!r}")
+        whole = type(seeds) is int and seeds >= 0
+        expect(whole, f"seeds: expected a whole number >= 0, got {seeds!r}")
+        if self.is_open and (self.because or self.supports):
+            expected = "expected neither because nor supports before there is a verdict"
+            raise Refusal(f"{self.id} is open: {expected}")
+        given = self.is_open or self.because
+        expect(given, f"because: expected a reason for '{self.verdict}', got none")
+        given = self.is_open or self.supports
+        expect(given, "expected at least one measurement that supports the verdict, got none")
         for name, condition in self.supports.items():
             try:
                 _read(condition)
@@ -119,21 +107,44 @@ class Claim:
         """The section of the document that makes the claim, in words."""
         return "ours" if self.section == "ours" else f"section {self.section}"
 
+    def asked(self, name: str) -> str:
+        """Of a measurement; "nothing" where the ledger does not ask for it any more."""
+        return self.supports.get(name, "nothing")
+
+    def lines(self, measured: Mapping[str, Sequence[float]]) -> list[str]:
+        """One line a measurement: its smallest and largest value, and what was asked of it."""
+        return [f"{n}: {spread(v)} (asked: {self.asked(n)})" for n, v in measured.items()]
+
 
 def ledger(path: Path = LEDGER) -> dict[str, Claim]:
-    """All claims by id. Raises ValueError, naming the claim, when the file is not a ledger."""
-    rows = {}
+    """All claims by id, each with its records, in the order of the chapters. Raises ValueError,
+    naming the claim or the file, when the ledger or a file beside it is not what it should be."""
+    records, rows = {}, {}
+    for file in sorted((path.parent / "measured").glob("*.json")):
+        for id, record in measured_in(file).items():
+            records.setdefault(id, []).append(record)
     for row in tomllib.loads(path.read_text(encoding="utf-8"))["claim"]:
         try:
-            claim = Claim(**row | {"measured": tuple(Record(**r) for r in row.get("measured", ()))})
+            claim = Claim(**row, measured=tuple(records.pop(row.get("id"), ())))
         except TypeError as error:
-            raise Refusal(
-                f"{path.name}, {row.get('id', 'a claim without an id')}: {error}"
-            ) from error
+            name = row.get("id", "a claim without an id")
+            raise Refusal(f"{path.name}, {name}: {error}") from error
         if claim.id in rows:
             raise Refusal(f"{path.name}: {claim.id} is there twice")
         rows[claim.id] = claim
+    for id, (record, *_) in records.items():
+        raise Refusal(f"{record.chapter}.json: a record of {id}, which {path.name} does not have")
     return rows
+
+
+def measured_in(file: Path) -> dict[str, Record]:
+    """What a chapter has recorded, by the id of the claim; {} if there is no such file."""
+    try:
+        stored = json.loads(file.read_bytes()) if file.exists() else {}
+        return {id: Record(file.stem, **fields) for id, fields in stored.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        wrong = f"not records of ours ({error}); delete it and run again"
+        raise Refusal(f"{file.name}: {wrong}") from error
 
 
 def _read(condition: str) -> tuple[str, float]:
@@ -158,11 +169,8 @@ class Verdict:
     seeds: Sequence[int] = ()
 
     def lines(self) -> list[str]:
-        """One line a measurement: its smallest and largest value, and what was asked of it."""
-        return [
-            f"{name}: {spread(values)} (asked: {self.claim.supports[name]})"
-            for name, values in self.measured.items()
-        ] + ([f"seeds: {', '.join(map(str, self.seeds))}"] if self.seeds else [])
+        seeds = [f"seeds: {', '.join(map(str, self.seeds))}"] if self.seeds else []
+        return self.claim.lines(self.measured) + seeds
 
     def __repr__(self) -> str:
         c = self.claim
@@ -198,9 +206,8 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
     if not isinstance(measured, Mapping):
         measured = {next(iter(row.supports)): measured}
     if set(measured) != set(row.supports):
-        raise Refusal(
-            f"{row.id}: expected measurements of {sorted(row.supports)}, got {sorted(measured)}"
-        )
+        expected = f"expected measurements of {sorted(row.supports)}"
+        raise Refusal(f"{row.id}: {expected}, got {sorted(measured)}")
     values = {}
     for name, condition in row.supports.items():
         given = measured[name]
@@ -212,18 +219,16 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
         if not numbers or not all(map(math.isfinite, numbers)):
             raise Refusal(f"{row.id}: {name}: expected finite numbers, got {numbers}")
         if not all(meets(v, condition) for v in numbers):
-            raise ClaimFailed(
-                f"{row.id} is recorded as '{row.verdict}', which needs {name} {condition}; measured {numbers}"
-            )
+            needs = f"is recorded as '{row.verdict}', which needs {name} {condition}"
+            raise ClaimFailed(f"{row.id} {needs}; measured {numbers}")
         values[name] = numbers
     try:
         used = tuple(map(operator.index, seeds))
     except TypeError as error:
         raise Refusal(f"{row.id}: seeds: expected a list of them, got {seeds!r}") from error
     if len(set(used)) < max(row.seeds, len(used)):
-        raise Refusal(
-            f"{row.id}: seeds: expected {row.seeds or 'only'} different ones, got {list(used)}"
-        )
+        expected = f"expected {row.seeds or 'only'} different ones"
+        raise Refusal(f"{row.id}: seeds: {expected}, got {list(used)}")
     if row.seeds and max(map(len, values.values())) < len(used):
         raise Refusal(f"{row.id}: expected a value for each of the {len(used)} seeds, got fewer")
     return Verdict(row, values, used)
@@ -233,12 +238,12 @@ def complaints(row: Claim, written: Collection[str]) -> list[str]:
     """What is wrong with a claim's records; ``written``: the chapters that exist."""
     due = [] if row.is_open else sorted(set(row.chapters) & set(written))
     there = [r.chapter for r in row.measured]
-    found = [] if there == due else [f"{row.id}: expected records of {due}, got {there}"]
+    wrong = [] if there == due else [f"{row.id}: expected records of {due}, got {there}"]
     for r in row.measured:
         if r.size not in ("fast", "full"):
-            found.append(f"{row.id}, {r.chapter}: expected a size of fast or full, got {r.size!r}")
+            wrong.append(f"{row.id}, {r.chapter}: expected a size of fast or full, got {r.size!r}")
         try:
             hold(row, r.values, r.seeds)
         except (ValueError, ClaimFailed) as error:
-            found.append(f"record of {r.chapter}: {error}")
-    return found
+            wrong.append(f"record of {r.chapter}: {error}")
+    return wrong

@@ -1,15 +1,22 @@
-"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, which write files of the book.
+"""The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, for the book's files.
 
 Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
 decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
 """
 
 import argparse
+import inspect
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+from ..blocks import Config
 from ..checks import Refusal
+from ..files import MissingPackage
+from ..kinds import KINDS
+from ..tasks import MAKERS
+from ..training import Recipe
 
 EXAMPLES = """examples:
   sar demo                                            train, compare, then type your own pinyin
@@ -30,141 +37,128 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(
-        prog="sar",
-        description="Shifted autoregressive models, small enough to read.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """What is understood, command by command; ``COMMANDS`` has a function for each."""
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    text = "Shifted autoregressive models, small enough to read."
+    main = argparse.ArgumentParser(prog="sar", description=text, epilog=EXAMPLES, **raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
 
-    train = commands.add_parser(
-        "train",
-        help="train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from",
-    )
-    train.add_argument(
-        "task", metavar="TASK", help="copy, reverse, sort, homophone, coherence, numerals or pinyin"
-    )
-    train.add_argument(
-        "--model",
-        required=True,
-        choices=("sar", "ar", "lm", "masked", "shifted", "length", "ctc", "transition"),
-        help="Algorithm 1, encoder-decoder, a language model of y, a masked model (mask-predict), a language "
-        "model told the shift, Algorithm 1 for a y of another length: predicted, or with blanks; or with a chain "
-        "of learned transitions",
-    )
-    train.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="the folder of the run"
-    )
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    train.add_argument("--corpus", help="for pinyin: words (default), news, file:PATH")
-    for name, kind, text in (
-        (
-            "mask",
-            str,
-            "what each position of --model sar reads: causal (default, the document's) or full",
-        ),
-        ("width", int, "D"),
-        ("layers", int, "L"),
-        ("heads", int, "H"),
-        ("dropout", float, "0 to 1"),
-        ("shifts", int, "K, the largest shift of --model shifted"),
-        ("upsample", int, "u, the places of --model ctc for each token of x"),
-        ("rank", int, "of the matrix of --model transition"),
-        ("candidates", int, "k, the tokens that --model transition considers at a position"),
-    ):
-        train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
-    for name, kind, text in (
-        ("steps", int, "optimiser steps"),
-        ("short", int, "so many of them first, on the shortest third of the pairs (0)"),
-        ("tokens", int, "tokens in a batch"),
-        ("rate", float, "highest learning rate"),
-        ("seed", int, "of the weights and the order of the data"),
-    ):
-        train.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
-    train.add_argument("--mixed", action="store_true", help="bfloat16, for wide models on a GPU")
+    add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
+    add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
+    add("text", nargs="*", help="the sentence; standard input, one a line, if there is none")
+    text = "keep the K best prefixes (autoregressive), or try the K likeliest lengths (length)"
+    add("--beam", type=int, metavar="K", help=text)
+    add("--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)")
+    add("--verbose", action="store_true", help="add log-probability, steps and milliseconds")
 
-    decode = commands.add_parser("decode", help="read a line in, write a line out")
-    decode.add_argument("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
-    decode.add_argument(
-        "text", nargs="*", help="the sentence; standard input, one a line, if there is none"
-    )
-    decode.add_argument(
-        "--beam",
-        type=int,
-        metavar="K",
-        help="keep the K best prefixes (autoregressive models), or try the K likeliest lengths (length)",
-    )
-    decode.add_argument(
-        "--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)"
-    )
-    decode.add_argument(
-        "--verbose", action="store_true", help="add log-probability, steps and milliseconds"
-    )
+    text = "the document's claims, their verdicts and what was measured"
+    claims = commands.add_parser("claims", help=text)
+    claims.add_argument("ids", nargs="*", metavar="ID", help="only these, such as C10")
+    add = claims.add_mutually_exclusive_group().add_argument
+    add("--markdown", action="store_true", help="as a Markdown table")
+    add("--json", action="store_true", help="as a JSON list, measurements in full")
 
-    claims = commands.add_parser(
-        "claims", help="the document's claims, their verdicts and what was measured"
-    )
-    claims.add_argument(
-        "ids", nargs="*", metavar="ID", help="only these, such as C10 (default: all)"
-    )
-    form = claims.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    form.add_argument("--json", action="store_true", help="as a JSON list, measurements in full")
-
-    bench = commands.add_parser("bench", help="speed and memory, as ratios within one run")
-    bench.add_argument(
-        "what",
-        nargs="?",
-        default="speed",
-        choices=("speed", "decode", "theory", "pinyin"),
-        help="speed and memory (default); decoders with fewer steps; trained models against exact bounds; pinyin to "
-        "hanzi by counting, by networks and by both",
-    )
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    bench.add_argument(
-        "--threads", type=int, metavar="N", help="threads of torch (2; decode: once 1, once 2)"
-    )
-    bench.add_argument("--png", type=Path, metavar="FILE", help="decode: draw a figure there")
-    bench.add_argument(
-        "--quick", action="store_true", help="decode, pinyin: a small measurement, in minutes"
-    )
-    bench.add_argument("--large", action="store_true", help="pinyin: networks that want a GPU")
-    bench.add_argument(
-        "--corpus",
-        nargs="+",
-        help="pinyin: of words, news (and hsk with it) and file:PATH; default: words, and news if installed",
-    )
-    bench.add_argument(
-        "--compile", action="store_true", help="decode: also torch.compile, and CUDA graphs"
-    )
-
-    demo = commands.add_parser("demo", help="the flagship in the terminal, in under 5 minutes")
-    demo.add_argument(
-        "--out", type=Path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar"
-    )
-    demo.add_argument(
-        "--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model"
-    )
-
-    ledger = commands.add_parser("ledger", help="write the ledger of claims as a page of the book")
-    ledger.add_argument(
-        "--out", type=Path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)"
-    )
-    cards = commands.add_parser("cards", help="write the card of each data set")
-    cards.add_argument("--out", type=Path, metavar="DIR", help="the folder for them (data)")
+    _add_benches(commands.add_parser("bench", help="speed and memory, as ratios within one run"))
+    path = {"type": Path, "default": argparse.SUPPRESS}
+    text = "the flagship in the terminal, in under 5 minutes"
+    add = commands.add_parser("demo", help=text).add_argument
+    add("--out", metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar", **path)
+    add("--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model")
+    text = "write the ledger of claims as a page of the book"
+    add = commands.add_parser("ledger", help=text).add_argument
+    add("--out", dest="path", metavar="FILE", help="a notebook (chapters/ledger.ipynb)", **path)
+    add = commands.add_parser("cards", help="write the card of each data set").add_argument
+    add("--out", dest="folder", metavar="DIR", help="the folder for them (data)", **path)
     return main
+
+
+BENCHES = {
+    "speed": ("decoding and training beside other libraries, memory, start-up", []),
+    "decode": ("decoders with fewer steps, and why they pay", ["png", "quick", "compile"]),
+    "theory": ("trained models against exact bounds", []),
+    "pinyin": ("pinyin to hanzi by counting, networks and both", ["quick", "large", "corpus"]),
+}
+CORPORA = "of words, news (with hsk), file:PATH; default: words, and news if installed"
+BENCH_FLAGS = {
+    "json": {"type": Path, "metavar": "FILE", "help": "write the figures there too"},
+    "threads": {"type": int, "metavar": "N", "help": "of torch (2; decode: once 1, once 2)"},
+    "png": {"type": Path, "metavar": "FILE", "help": "draw a figure there"},
+    "quick": {"action": "store_true", "help": "a small measurement, in minutes"},
+    "large": {"action": "store_true", "help": "networks that want a GPU"},
+    "compile": {"action": "store_true", "help": "also torch.compile, and CUDA graphs"},
+    "corpus": {"nargs": "+", "help": CORPORA},
+}
+
+
+def _add_benches(bench: argparse.ArgumentParser) -> None:
+    whats = bench.add_subparsers(dest="what", metavar="WHAT", title="what (speed if none)")
+    for what, (text, flags) in BENCHES.items():
+        one = whats.add_parser(what, help=text, description=text)
+        size = one.add_mutually_exclusive_group() if "quick" in flags else None
+        for flag in ("json", "threads", *flags):
+            group = size if flag in ("quick", "large") else one
+            group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
+
+
+def _add_train(commands) -> None:
+    text = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
+    epilog = "\n".join(["models:", *kinds]).replace("``", "")
+    add = commands.add_parser(
+        "train", help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).add_argument
+    add("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
+    add("--model", required=True, choices=KINDS, help="see below")
+    add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
+    add("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    add("--corpus", help="for pinyin: words (default), news, file:PATH")
+    for name, how in _options().items():
+        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
+
+
+def _options() -> dict[str, dict]:
+    """How argparse reads the fields of ``Recipe`` and ``Config`` and the options of each kind."""
+    owners = [("", Recipe), ("", Config), *((f"{n}: ", k.model) for n, k in KINDS.items())]
+    takers, flags = {}, {}  # of each option: the kind that takes it, what says what it is
+    for kind, owner in owners:
+        for name, parameter in inspect.signature(owner).parameters.items():
+            if parameter.default is not parameter.empty and name != "source_vocab":
+                takers.setdefault(name, []).append((f"{kind}{parameter.default}", owner))
+                flags.setdefault(name, parameter.default)
+    for name, default in flags.items():
+        values = ", ".join(value for value, _ in takers[name])
+        text = f"{_explained(name, takers[name][0][1])} ({values})".strip()
+        shape = {"type": type(default), "metavar": type(default).__name__.upper()}
+        how = {"action": "store_true"} if default is False else shape
+        flags[name] = how | {"help": text.replace("%", "%%")}
+    return flags
+
+
+def _explained(name: str, owner: type) -> str:
+    """The sentence of a class's docstring that begins with ``name:``, "" if there is none."""
+    sentence = rf"(?:^|\s){name}: (.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)"
+    text = re.search(sentence, inspect.getdoc(owner).replace("``", ""), re.DOTALL)
+    return " ".join(text[1].split()) if text else ""
+
+
+def parse(argv: list[str]) -> dict:
+    """The command, and the arguments of its function in ``COMMANDS``; argparse's SystemExit if
+    wrong."""
+    if argv[:1] == ["bench"] and not {*argv[1:2]} & {*BENCHES, "-h", "--help"}:
+        argv = ["bench", "speed", *argv[1:]]
+    given, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids
+    words = {"decode": "text", "claims": "ids"}.get(given.command)
+    if rest and (words is None or any(word.startswith("-") for word in rest)):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        getattr(given, words).extend(rest)
+    return vars(given)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    found, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids
-    words = {"decode": "text", "claims": "ids"}.get(found.command)
-    if rest and (words is None or any(word.startswith("-") for word in rest)):
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        getattr(found, words).extend(rest)
-    arguments = vars(found)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     command = COMMANDS[arguments.pop("command")]
     try:
         return command(**arguments)
@@ -174,30 +168,25 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `sar decode ... | head`
         sys.stderr.close()
         return 1
-    except Refusal as error:
+    except (Refusal, OSError, MissingPackage) as error:  # anything else is a bug of ours
         from .runs import DamagedCheckpoint
 
         print(f"sar: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DamagedCheckpoint) else 2
-    except (OSError, ImportError) as error:
-        print(f"sar: {error}", file=sys.stderr)
-        return 1
+        wrongly = isinstance(error, Refusal) and not isinstance(error, DamagedCheckpoint)
+        return 2 if wrongly else 1
 
 
 def _train(task, model, out, resume, corpus, **options) -> int:
     from ..kinds import make_model
     from ..tasks import load_task
-    from ..training import Recipe
     from .runs import train
 
     recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if f.name in options})
     loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
-    metrics = train(
-        make_model(model, loaded, seed=recipe.seed, **options), loaded, recipe, out, resume
-    )
-    print(
-        f"step {metrics[-1]['step']}: validation {metrics[-1]['validation']:.4f} nats per token; run kept in {out}"
-    )
+    made = make_model(model, loaded, seed=recipe.seed, **options)
+    last = train(made, loaded, recipe, out, resume)[-1]
+    nats = f"{last['validation']:.4f} nats per token"
+    print(f"step {last['step']}: validation {nats}; run kept in {out}")
     return 0
 
 
@@ -209,92 +198,73 @@ def _decode(run, text, beam, new, verbose) -> int:
     if text:
         print(convert(" ".join(text), verbose))
         return 0
-    failed = 0
+    code = 0
     for number, line in enumerate(sys.stdin, 1):
         try:
             print(convert(line, verbose) if line.strip() else "", flush=True)
         except Refusal as error:  # say which, go on with the others, and let the exit code tell
             print("", flush=True)
             print(f"sar: line {number}: {error}", file=sys.stderr)
-            failed += 1
-    return 1 if failed else 0
+            code = 1
+    return code
 
 
 def _claims(ids, markdown, json) -> int:
     import shutil
 
-    from .report import as_json, as_markdown, as_text, select
+    from .report import as_json, as_table, as_text, select
 
     claims = select(ids)
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    form = as_markdown if markdown else as_json if json else None
+    form = as_table if markdown else as_json if json else None
     print(form(claims) if form else as_text(claims, width), flush=True)
     return 0
 
 
-def _bench(what, json, threads, png, quick, large, compile, corpus) -> int:
-    for name, given, where in (
-        ("corpus", corpus is not None, ["pinyin"]),
-        ("large", large, ["pinyin"]),
-        ("png", png, ["decode"]),
-        ("quick", quick, ["decode", "pinyin"]),
-        ("compile", compile, ["decode"]),
-    ):
-        if given and what not in where:
-            raise Refusal(f"--{name}: expected with `sar bench {where[0]}`, got it with {what}")
-    if quick and large:
-        raise Refusal("--large: expected one of --quick and --large, got both")
+def _bench(what, json, threads, **flags) -> int:
+    if what in ("speed", "theory"):
+        from .bench_speed import bench
+
+        bench(what, json, 2 if threads is None else threads)
     if what == "decode":
         from dataclasses import replace
 
-        from .bench_decode import QUICK, Plan, bench_decode
+        from .bench_decode import SMALL_GRID, Grid, bench_decode
 
-        plan = QUICK if quick else Plan()
-        if threads is not None:
-            plan = replace(plan, threads=(threads,))
-        bench_decode(plan, json, png, compile)
-        return 0
+        grid = SMALL_GRID if flags["quick"] else Grid()
+        grid = grid if threads is None else replace(grid, threads=(threads,))
+        bench_decode(grid, json, flags["png"], flags["compile"])
     if what == "pinyin":
         import torch
 
         from .bench_pinyin import LARGE, QUICK, Plan, bench_pinyin
 
         torch.set_num_threads(2 if threads is None else threads)
-        bench_pinyin(QUICK if quick else LARGE if large else Plan(), json, corpus)
-        return 0
-    from .bench_speed import bench
-
-    bench(what, json, 2 if threads is None else threads)
+        plan = QUICK if flags["quick"] else LARGE if flags["large"] else Plan()
+        bench_pinyin(plan, json, flags["corpus"])
     return 0
 
 
-def _demo(out, **options) -> int:
+def _demo(**options) -> int:
     from .demo import demo
 
-    demo(out, **options)
+    demo(**options)
     return 0
 
 
-def _ledger(out) -> int:
-    from .report import PAGE, write_page
+def _ledger(**options) -> int:
+    from .report import write_page
 
-    write_page(PAGE if out is None else out)
+    write_page(**options)
     return 0
 
 
-def _cards(out) -> int:
-    from .cards import FOLDER, write_cards
+def _cards(**options) -> int:
+    from .cards import write_cards
 
-    write_cards(FOLDER if out is None else out)
+    write_cards(**options)
     return 0
 
 
-COMMANDS = {
-    "train": _train,
-    "decode": _decode,
-    "claims": _claims,
-    "bench": _bench,
-    "demo": _demo,
-    "ledger": _ledger,
-    "cards": _cards,
-}
+COMMANDS = dict(train=_train, decode=_decode, claims=_claims, bench=_bench)
+COMMANDS |= dict(demo=_demo, ledger=_ledger, cards=_cards)

@@ -22,10 +22,8 @@ class Converter:
         self.beam, self.new = beam, new
         self.characters = self.task in ("pinyin", "numerals")  # written without spaces
         if beam is not None and not isinstance(model, Autoregressive | LengthSAR):
-            raise Refusal(
-                f"--beam: a {type(model).__name__} has no prefixes to keep; it is for autoregressive models"
-            )
-
+            lacks = f"a {type(model).__name__} has no prefixes to keep"
+            raise Refusal(f"--beam: {lacks}; it is for autoregressive models")
         self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
 
     def __call__(self, text: str, verbose: bool = False) -> str:
@@ -34,14 +32,12 @@ class Converter:
         decoded = self.decode(torch.tensor([self.read(text)]))
         line = self.write(decoded.tokens[0, : int(decoded.lengths[0])].tolist())
         if verbose:
-            ms = 1e3 * (time.perf_counter() - began)
-            line += (
-                f"\t{float(decoded.log_probs.sum()):.2f} nats\t{decoded.steps} steps\t{ms:.1f} ms"
-            )
+            nats, ms = float(decoded.log_probs.sum()), 1e3 * (time.perf_counter() - began)
+            line += f"\t{nats:.2f} nats\t{decoded.steps} steps\t{ms:.1f} ms"
         return line
 
     def read(self, text: str) -> list[int]:
-        """A line of input as token ids: pinyin, characters for a language model of hanzi, or symbols."""
+        """A line of input as token ids: of pinyin, of hanzi for a language model, of symbols."""
         language_model = isinstance(self.model, DecoderLM | ShiftedLM)
         if self.task == "pinyin" and not language_model:
             return parse_pinyin(text, self.source)
@@ -65,10 +61,8 @@ class Converter:
         if isinstance(self.model, Autoregressive):
             ends = self.task == "numerals"  # y has an end token, at most 2 S tokens away
             lm = isinstance(self.model, DecoderLM)
-            options = {
-                "new": self.new if lm else 2 * x.shape[1] if ends else None,
-                "end_id": END if ends else None,
-            }
+            options = {"new": self.new if lm else 2 * x.shape[1] if ends else None}
+            options["end_id"] = END if ends else None
             if self.beam is not None:
                 return beam(self.model, x, **options, width=self.beam)
         return decode(self.model, x, **options)

@@ -1,4 +1,4 @@
-"""``sar demo``: the flagship in the terminal. Train both models on pinyin, compare, convert what is typed."""
+"""``sar demo``: the flagship in the terminal: train on pinyin, compare, convert what is typed."""
 
 import statistics
 import sys
@@ -21,7 +21,8 @@ from ..tasks.pinyin import parse_pinyin
 from ..tasks.words import word_model
 from ..training import Recipe, choose_device
 from .runs import train
-from .timing import seconds
+from .tables import as_text
+from .timing import milliseconds, seconds
 
 FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # the models of `sar demo`
 
@@ -40,90 +41,64 @@ def neural_decoders(sar: Model, ar: Model) -> dict[str, Callable]:
     }
 
 
-def table(
-    task: Task, sar: Model, ar: Model, trained: dict[str, float], sample: int = 100
+def compare(
+    task: Task, sar: Model, ar: Model, spent: dict[str, float], sample: int = 100
 ) -> list[dict]:
-    """Every decoder on the test split: right characters and sentences, and milliseconds a sentence alone.
+    """Every decoder on the test split: characters and sentences right, ms a sentence alone.
 
-    trained: seconds of training by row name. sample: so many sentences are timed, one at a time.
+    spent: seconds of training by kind. sample: so many sentences are timed, one at a time.
     """
-    V = len(task.target)
-    counted = {f"{name} of the training text": NGram(task.train, order, V) for order, name in
-               ((1, "most frequent hanzi"), (2, "bigram"), (3, "trigram"))}  # fmt: skip
-    counted["word lattice of jieba's dictionary"] = Lexicon.from_model(
-        word_model(), task.source, task.target
-    )
+    rows, V = [], len(task.target)
     device = next(sar.parameters()).device
-    few, rows = task.test.x[:sample], []
-    for name, model in counted.items():
-        found = model.decode(task.test.x)
-        ms = 1e3 * statistics.median(seconds(lambda x=x, m=model: m.decode([x])) for x in few)
-        rows.append(
-            {"decoder": name, "parameters": None, "ms": ms, "steps": None, "seconds": None}
-            | _score(found, task)
-        )
+
+    def add(name, texts, decode, size=None, seconds_spent=None):
+        steps = []  # those that decode says, if it is a network's
+        few = [torch.tensor([x], device=device) if size else [x] for x in task.test.x[:sample]]
+        times = [seconds(lambda x=x: steps.append(getattr(decode(x), "steps", None))) for x in few]
+        characters, sentences = accuracy(texts, task.test.y)
+        row = {"decoder": name, "characters": characters, "sentences": sentences}
+        row |= {"ms": milliseconds(times), "steps": statistics.mean(steps) if size else None}
+        rows.append(row | {"parameters": size, "seconds": seconds_spent})
+
+    for order, name in ((1, "most frequent hanzi"), (2, "bigram"), (3, "trigram")):
+        ngram = NGram(task.train, order, V)
+        add(f"{name} of the training text", ngram.decode(task.test.x), ngram.decode)
+    lexicon = Lexicon.from_model(word_model(), task.source, task.target)
+    add("word lattice of jieba's dictionary", lexicon.decode(task.test.x), lexicon.decode)
     for name, decode in neural_decoders(sar, ar).items():
-        found = convert(decode, task.test, device)
-        alone = [torch.tensor([x], device=device) for x in few]
-        steps = []
-        ms = 1e3 * statistics.median(
-            seconds(lambda x=x, d=decode, s=steps: s.append(d(x).steps)) for x in alone
-        )
-        model = sar if name.startswith("SAR") else ar
-        rows.append({"decoder": name, "parameters": model.number_of_parameters(), "ms": ms, "steps": statistics.mean(steps),
-                     "seconds": trained[name[: name.index(",")]]} | _score(found, task))  # fmt: skip
+        kind, model = ("sar", sar) if name.startswith("SAR") else ("ar", ar)
+        texts, size = convert(decode, task.test, device), model.number_of_parameters()
+        add(name, texts, decode, size, spent[kind])
     return rows
 
 
-def _score(found, task):
-    characters, sentences = accuracy(found, task.test.y)
-    return {"characters": characters, "sentences": sentences}
-
-
-def print_table(rows: list[dict]) -> None:
-    """The rows of ``table``, aligned."""
-    print(
-        f"\n{'decoder':38}{'characters':>11}{'sentences':>11}{'ms':>8}{'steps':>7}{'parameters':>12}{'training':>10}"
-    )
-    for r in rows:
-        steps = "-" if r["steps"] is None else f"{r['steps']:.1f}"
-        size = "-" if r["parameters"] is None else f"{r['parameters']:,}"
-        spent = "-" if r["seconds"] is None else f"{r['seconds']:.0f} s"
-        print(
-            f"{r['decoder']:38}{r['characters']:>11.3f}{r['sentences']:>11.3f}{r['ms']:>8.2f}{steps:>7}{size:>12}{spent:>10}"
-        )
-
-
 def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
-    """Train the one-pass and the autoregressive model on pinyin, compare, then convert what is typed.
+    """Train the one-pass and the autoregressive model on pinyin, compare, convert what is typed.
 
     out: keeps the two runs in ``out/sar`` and ``out/ar``, and goes on from them if they are there.
     steps: optimiser steps of each; None is the recipe's.
     """
     task = load_task("pinyin")
-    print(
-        f"pinyin to hanzi: {len(task.train):,} sentences of {len(task.source) - 4} syllables and "
-        f"{len(task.target) - 4:,} hanzi to learn from, {len(task.test):,} to test on"
-    )
+    learned = f"{len(task.source) - 4} syllables and {len(task.target) - 4:,} hanzi to learn from"
+    sizes = f"{len(task.train):,} sentences of {learned}, {len(task.test):,} to test on"
+    print(f"pinyin to hanzi: {sizes}")
     steps = Recipe.steps if steps is None else steps
-    recipe = Recipe(steps=steps, short=steps // 2)
-    models, trained = {}, {}
-    for name, kind in (("SAR", "sar"), ("AR", "ar")):
-        models[kind] = make_model(kind, task, **flagship(kind))
-        metrics = train(
-            models[kind], task, recipe, None if out is None else out / kind, resume=out is not None
-        )
-        trained[name] = metrics[-1]["seconds"]
-    rows = table(task, models["sar"], models["ar"], trained)
-    print_table(rows)
-    print(
-        "\nms: one sentence alone, median. steps: forward passes that wait for the one before. Both models stop\n"
-        "long before they have learned what they can. The lattice knows the dictionary that the sentences were\n"
-        "drawn from, word by word; the others saw the training text alone."
-    )
+    recipe, models, spent = Recipe(steps=steps, short=steps // 2), {}, {}
+    for kind in ("sar", "ar"):
+        models[kind], folder = make_model(kind, task, **flagship(kind)), out and out / kind
+        metrics = train(models[kind], task, recipe, folder, resume=out is not None)
+        spent[kind] = metrics[-1]["seconds"]
+    rows = compare(task, models["sar"], models["ar"], spent)
+    print(f"\n{as_text(rows)}\n\n{NOTE}")
     if sys.stdin.isatty():
         prompt(task, neural_decoders(models["sar"], models["ar"]), choose_device()[0])
     return rows
+
+
+NOTE = """ms: one sentence alone, median. steps: forward passes that wait for the one before.
+seconds: of training. Both models stop long before they have learned what they can. The lattice
+knows the dictionary that the sentences were drawn from, word by word; the others saw the training
+text alone."""
 
 
 def prompt(task: Task, decoders: dict[str, Callable], device) -> None:

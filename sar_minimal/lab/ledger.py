@@ -1,11 +1,27 @@
-"""``claim``: what a chapter calls with what it has measured."""
+"""``claim``: what a chapter calls with what it has measured; and how that is kept.
+
+``claim`` calls ``record`` when ``SAR_RECORD`` names the chapter, as it does under ``make run-nb``.
+"""
 
 import os
+import platform
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 
-from .claims import LEDGER, Verdict, hold, ledger
-from .records import record
+import torch
+
+from .. import FULL
+from ..checks import Refusal
+from ..files import write_json
+from ..training import choose_device
+from .claims import LEDGER, Record, Verdict, hold, ledger, measured_in, meets
+
+ROOT = LEDGER.parents[1]
 
 
 def claim(
@@ -16,7 +32,7 @@ def claim(
     measured: name to a number, or to a list of them, one per seed, all of which must meet the
     condition; a bare number where the ledger asks for one measurement only. seeds: those that the
     measurement was made with, where something is trained or drawn.
-    With ``SAR_RECORD=<chapter>`` in the environment the measurement is written into the ledger.
+    With ``SAR_RECORD=<chapter>`` in the environment the measurement is kept (``record``).
     Raises KeyError for a claim the ledger does not have, ValueError when the claim is open, the
     names are not the ledger's, a value is not finite or the seeds are too few, ClaimFailed when a
     condition is not met.
@@ -28,3 +44,62 @@ def claim(
     if os.environ.get("SAR_RECORD"):
         record(verdict, os.environ["SAR_RECORD"], path)
     return verdict
+
+
+def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
+    """Keep a measurement in the chapter's own file, in place of its earlier one of that claim.
+
+    Raises ValueError when the ledger does not know that the chapter makes the claim.
+    """
+    row = verdict.claim
+    if chapter not in row.chapters:
+        expected = f"expected one of its chapters, {', '.join(row.chapters)}"
+        raise Refusal(f"{row.id}: SAR_RECORD: {expected}, got {chapter!r}")
+    values = {
+        name: [_rounded(v, row.supports[name]) for v in numbers]
+        for name, numbers in verdict.measured.items()
+    }
+    size, seeds = "full" if FULL else "fast", list(verdict.seeds)
+    new = Record(chapter, date.today().isoformat(), size, seeds, _device(), _commit(), values)
+    file = path.parent / "measured" / f"{chapter}.json"
+    records = {id: asdict(r) for id, r in sorted((measured_in(file) | {row.id: new}).items())}
+    for fields in records.values():
+        del fields["chapter"]  # it is the file's name
+    write_json(file, records, ensure_ascii=False, indent=1)
+
+
+def _rounded(value: float, condition: str) -> float:
+    """To 4 digits, but never so that the condition is no longer met."""
+    short = float(f"{value:.4g}") + 0.0  # + 0.0: no minus zero
+    return short if meets(short, condition) else value
+
+
+def _device() -> str:
+    """Where a chapter trains: the name of the GPU, or of the CPU and how many threads torch
+    uses."""
+    device, _ = choose_device()
+    version = f"torch {torch.__version__.partition('+')[0]}"
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {version}"
+    if device.type != "cpu":
+        return f"{device}, {version}"
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        cpu = names[0] if names else cpu
+    threads = torch.get_num_threads()
+    return f"CPU, {cpu}, {threads} thread{'s' if threads > 1 else ''}, {version}"
+
+
+def _commit() -> str:
+    """The commit of this checkout, with a + when the package has changes that are not in it."""
+    if not (ROOT / ".git").exists():  # installed, perhaps inside a checkout of something else
+        return "unknown"
+    git = ["git", "-C", str(ROOT)]
+    try:
+        run = {"capture_output": True, "text": True, "check": True}
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "sar_minimal"], **run).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if changed.strip() else "")

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image
 from matplotlib import font_manager
-from PIL import Image  # comes with matplotlib
+from PIL import Image as Pixels  # comes with matplotlib
 
 from ..checks import Refusal
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676",
 )  # fmt: skip
-CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC",
-       "Hiragino Sans GB", "Microsoft YaHei", "SimHei")  # fmt: skip
+CJK = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+       "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei")  # fmt: skip
+MUTED = (".", "<s>", "<pad>")
 
 
 @cache
@@ -76,17 +78,11 @@ def use_style() -> None:
     )
 
 
-class Picture:
+class Picture(Image):
     """A finished figure: PNG for the eye, its description for everyone else."""
-
-    def __init__(self, png: bytes, alt: str):
-        self.png, self.alt = png, alt
 
     def __repr__(self) -> str:
         return f"[figure] {self.alt}"
-
-    def _repr_png_(self):
-        return self.png, {"alt": self.alt}
 
 
 def show(figure, alt: str, dpi: int = 100) -> Picture:
@@ -97,33 +93,28 @@ def show(figure, alt: str, dpi: int = 100) -> Picture:
     figure.savefig(raw, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
     # A palette of 128 colours is a third of the size, and to the eye the same.
-    few = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    few = Pixels.open(raw).convert("RGB").quantize(128, dither=Pixels.Dither.NONE)
     few.save(png, "png", optimize=True)
-    return Picture(png.getvalue(), alt)
+    return Picture(png.getvalue(), alt=alt)
 
 
-def strip(
-    ax, rows: dict[str, list[str]], muted: tuple[str, ...] = (".", "<s>", "<pad>"), colours=None
-) -> None:
-    """Sequences as rows of boxes, position under position: how a shift is drawn. A muted token is grey."""
+def strip(ax, rows: dict[str, list[str]], muted: tuple[str, ...] = MUTED, colours=None) -> None:
+    """Sequences as rows of boxes, position under position, as a shift is drawn; muted: grey."""
     for r, (name, tokens) in enumerate(rows.items()):
         colour = (colours or {}).get(name, SKY)
         ax.text(-0.7, -r, name, ha="right", va="center")
         for t, token in enumerate(tokens):
             face = "#EEEEEE" if token in muted else colour
-            ax.add_patch(
-                plt.Rectangle((t - 0.45, -r - 0.36), 0.9, 0.72, facecolor=face, edgecolor="white")
-            )
+            look = {"facecolor": face, "edgecolor": "white"}
+            ax.add_patch(plt.Rectangle((t - 0.45, -r - 0.36), 0.9, 0.72, **look))
             ax.text(t, -r, label(token), ha="center", va="center", color="black")
     longest = max(map(len, rows.values()))
     ax.set(xlim=(-0.6, longest - 0.4), ylim=(-len(rows) + 0.45, 0.55))
     ax.set_axis_off()
 
 
-def dependencies(
-    ax, matrix, rows: list[str], columns: list[str], title: str = "", mark=None
-) -> None:
-    """matrix[t, s] >= 0: how much t depends on s. Exact zeros stay white. mark: (t, s) to be framed."""
+def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark=()) -> None:
+    """matrix[t, s] >= 0: how much t depends on s; exact zeros stay white. mark: (t, s) to frame."""
     matrix = np.asarray(matrix, dtype=float)
     if matrix.shape != (len(rows), len(columns)):
         raise Refusal(f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}")
@@ -136,28 +127,21 @@ def dependencies(
     ax.grid(which="minor", color="#DDDDDD", linewidth=0.8)
     ax.tick_params(which="both", length=0)
     ax.set_title(title, fontsize=10)
-    for t, s in [] if mark is None else mark:
-        ax.add_patch(
-            plt.Rectangle((s - 0.5, t - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=2)
-        )
+    for t, s in mark:
+        frame = {"fill": False, "edgecolor": RED, "linewidth": 2}
+        ax.add_patch(plt.Rectangle((s - 0.5, t - 0.5), 1, 1, **frame))
 
 
 def graph(
-    ax,
-    nodes: dict[str, tuple[float, float]],
-    edges: list[tuple[str, str]],
-    title: str = "",
-    colours=None,
+    ax, nodes: dict[str, tuple[float, float]], edges: list[tuple[str, str]], title="", colours=None
 ) -> None:
-    """Nodes at given places and arrows between them; an arrow in a row of nodes is bent over those between."""
+    """Nodes at given places, arrows between them, bent over the nodes that stand between."""
     for a, b in edges:
         (x0, y0), (x1, y1) = nodes[a], nodes[b]
         bend = -0.45 if y0 == y1 and abs(x1 - x0) > 1 else 0.0
-        ax.annotate(
-            "", (x1, y1), (x0, y0),
-            arrowprops={"arrowstyle": "-|>", "color": GREY, "shrinkA": 11, "shrinkB": 11,
-                        "connectionstyle": f"arc3,rad={bend}"},
-        )  # fmt: skip
+        arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}"}
+        arrow |= {"color": GREY, "shrinkA": 11, "shrinkB": 11}
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
     for name, (x, y) in nodes.items():
         colour = (colours or {}).get(name, SKY)
         ax.scatter([x], [y], s=420, color=colour, zorder=3)

@@ -1,4 +1,4 @@
-"""The ledger as a reader sees it: in the terminal, as Markdown, as JSON, and as a page of the book."""
+"""The ledger as a reader sees it: in the terminal, as Markdown, as JSON, as a page of the book."""
 
 import json
 import re
@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..checks import Refusal
-from ..files import write_atomically
+from ..files import package_folder, write_atomically
 from .claims import COLOURS, LEDGER, Claim, Record, ledger, spread
+from .tables import as_markdown
 
 BOOK = LEDGER.parents[1] / "chapters"
 PAGE = BOOK / "ledger.ipynb"
@@ -35,55 +36,10 @@ def select(ids: Iterable[str], path: Path = LEDGER) -> list[Claim]:
 
 
 def count(claims: Iterable[Claim]) -> str:
+    """How many there are, and of each verdict."""
     number = Counter(c.verdict for c in claims)
     each = ", ".join(f"{verdict} {number[verdict]}" for verdict in COLOURS if number[verdict])
     return f"{number.total()} claim{'s' if number.total() != 1 else ''}: {each}"
-
-
-def measured(c: Claim, r: Record) -> list[str]:
-    """A line a measurement; the name alone where the ledger does not ask for it any more."""
-    return [
-        f"{n}: {spread(v)} (asked: {c.supports.get(n, 'nothing')})" for n, v in r.values.items()
-    ]
-
-
-# ---------------------------------------------------------------- the terminal
-
-
-def as_text(claims: list[Claim], width: int = 100) -> str:
-    """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow it."""
-
-    def wrap(line, first, rest):
-        return textwrap.wrap(
-            line,
-            max(60, width),
-            initial_indent=first,
-            subsequent_indent=rest,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-
-    lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
-    for c in claims:
-        lines += ["", *wrap(f"{c.id:4} {c.section:12} {c.verdict:12} {_chapters(c)}", "", " " * 31)]
-        lines += wrap(c.claim, " " * 5, " " * 5)
-        if c.because:
-            lines += wrap(f"{c.verdict}: {c.because}", " " * 5, " " * 7)
-        for r in c.measured:
-            lines += wrap(f"measured in {r.chapter} {_how(r)}", " " * 5, " " * 7)
-            for line in measured(c, r):
-                lines += wrap(line, " " * 7, " " * 9)
-    return "\n".join([*lines, "", count(claims)])
-
-
-def _chapters(c: Claim) -> str:
-    return ", ".join(
-        f"{s}{'' if _written(s) and not c.is_open else ' (to come)'}" for s in c.chapters
-    )
-
-
-def _written(stem: str) -> bool:
-    return (BOOK / f"{stem}.ipynb").exists()
 
 
 def _how(r: Record) -> str:
@@ -91,7 +47,32 @@ def _how(r: Record) -> str:
     return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}; {r.device}"
 
 
-# ---------------------------------------------------------------- JSON and Markdown
+def _written(stem: str) -> bool:
+    return (BOOK / f"{stem}.ipynb").exists()
+
+
+def as_text(claims: list[Claim], width: int = 100) -> str:
+    """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
+    lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
+
+    def add(line, first, rest):
+        indents = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
+        whole = {"break_long_words": False, "break_on_hyphens": False}
+        lines.extend(textwrap.wrap(line, max(60, width), **indents, **whole))
+
+    for c in claims:
+        to_come = ["" if _written(s) and not c.is_open else " (to come)" for s in c.chapters]
+        chapters = ", ".join(map("".join, zip(c.chapters, to_come, strict=True)))
+        lines.append("")
+        add(f"{c.id:4} {c.section:12} {c.verdict:12} {chapters}", 0, 31)
+        add(c.claim, 5, 5)
+        if c.because:
+            add(f"{c.verdict}: {c.because}", 5, 7)
+        for r in c.measured:
+            add(f"measured in {r.chapter} {_how(r)}", 5, 7)
+            for line in c.lines(r.values):
+                add(line, 7, 9)
+    return "\n".join([*lines, "", count(claims)])
 
 
 def as_json(claims: list[Claim]) -> str:
@@ -101,15 +82,13 @@ def as_json(claims: list[Claim]) -> str:
     return json.dumps([{field: row[field] for field in fields} for row in rows], indent=2)
 
 
-def as_markdown(claims: list[Claim], folder: str = "chapters/") -> str:
-    """A table with one row a claim. folder: where chapters lie, seen from where the table is read."""
-    rows = ["| id | section | claim | verdict | measured | chapter |", "|---|---|---|---|---|---|"]
+def as_table(claims: list[Claim], folder: str = "chapters/") -> str:
+    """A table of Markdown, one row a claim. folder: where chapters lie, seen from its reader."""
+    rows = []
     for c in claims:
-        lines = [_plain(line) for r in c.measured for line in measured(c, r)]
-        rows.append(
-            f"| {c.id} | {c.section} | {_plain(c.claim)} | {c.verdict} | {'<br>'.join(lines)} | {_links(c, folder)} |"
-        )
-    return "\n".join(rows)
+        lines = "<br>".join(_plain(line) for r in c.measured for line in c.lines(r.values))
+        rows.append((c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)))
+    return as_markdown(["id", "section", "claim", "verdict", "measured", "chapter"], rows)
 
 
 def _plain(text: str) -> str:
@@ -125,69 +104,57 @@ def _link(stem: str, folder: str = "") -> str:
     return f"[{stem}]({folder}{stem}.ipynb)"
 
 
-# ---------------------------------------------------------------- the page
-
-
 def page(path: Path = LEDGER) -> str:
-    """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored."""
-    claims = select([], path)
-    sections = {}  # of the document: 1, 2, ...
+    """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored. Raises
+    MissingPackage where nbformat is not installed."""
+    package_folder("nbformat", "book")
+    from nbformat import v4, writes
+
+    claims, sections = select([], path), {}  # of the document: 1, 2, ...
     for c in claims:
         sections.setdefault(re.split("[.,]", c.section)[0], []).append(c)
     texts = [_intro(claims)] + [
         "\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *map(_details, chosen)])
         for key, chosen in sorted(sections.items())
     ]
-    cells = [
-        {
-            "cell_type": "markdown",
-            "id": f"ledger{number:02}",
-            "metadata": {},
-            "source": text.splitlines(keepends=True),
-        }
-        for number, text in enumerate(texts)
-    ]
+    cells = [v4.new_markdown_cell(text, id=f"ledger{n:02}") for n, text in enumerate(texts)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return writes(v4.new_notebook(cells=cells, metadata=metadata)) + "\n"
 
 
 def _intro(claims: list[Claim]) -> str:
-    rows = [
-        f"| [{c.id}](#{c.id}) | {c.section} | {_plain(c.claim)} | {c.verdict} | {_links(c)} |"
-        for c in claims
-    ]
-    return "\n".join(
-        [
-            "# The ledger of claims",
-            "",
-            "Each claim of the document that can be tested, in our words, with the verdict that the chapters' measurements",
-            f"support ({count(claims)}). A chapter fails when it measures something that no longer supports the verdict. This",
-            "page is made from [claims.toml](../data/claims.toml) by `make run-nb`; `sar claims` prints the same in a terminal.",
-            "",
-            "| id | section | claim | verdict | chapter |",
-            "|---|---|---|---|---|",
-            *rows,
-        ]
-    )
+    columns, rows = ["id", "section", "claim", "verdict", "chapter"], []
+    for c in claims:
+        rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
+    return INTRO.format(counts=count(claims), table=as_markdown(columns, rows))
+
+
+INTRO = """# The ledger of claims
+
+Each claim of the document that can be tested, in our words, with the verdict that the chapters' \
+measurements
+support ({counts}). A chapter fails when it measures something that no longer supports the \
+verdict. This
+page is made from [claims.toml](../data/claims.toml) by `make run-nb`; `sar claims` prints the \
+same in a terminal.
+
+{table}"""
 
 
 def _details(c: Claim) -> str:
-    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})", f"- Formally: {_plain(c.formal)}"]
+    """A claim, and what was measured for it."""
+    verdict = f"**{c.verdict}**: {_plain(c.because)}"
     if c.is_open:
-        verdict = f"- Verdict: **open**, to be settled by {_links(c)}"
-    else:
-        verdict = f"- Verdict: **{c.verdict}**: {_plain(c.because)}"
-    parts[-1] += f"\n- Experiment: {_plain(c.experiment)}\n{verdict}"
+        verdict = f"**open**, to be settled by {_links(c)}"
+    facts = {"Formally": _plain(c.formal), "Experiment": _plain(c.experiment), "Verdict": verdict}
+    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})"]
+    parts.append("\n".join(f"- {name}: {fact}" for name, fact in facts.items()))
     for r in c.measured:
         where = _link(r.chapter) if _written(r.chapter) else r.chapter
         parts.append(f"Measured in {where} {_plain(_how(r))}.")
-        table = ["| measurement | measured | asked |", "|---|---|---|"]
-        for name, values in r.values.items():
-            asked = _plain(c.supports.get(name, "nothing"))
-            table.append(f"| {_plain(name)} | {spread(values)} | {asked} |")
-        parts.append("\n".join(table))
+        rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]
+        parts.append(as_markdown(["measurement", "measured", "asked"], rows))
     return "\n\n".join(parts)
 
 

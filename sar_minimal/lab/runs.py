@@ -1,6 +1,5 @@
 """Runs: a model that is trained with a folder behind it, interruptible, resumed exactly.
 
-
 A run lives in a folder: ``config.json`` and ``model.safetensors`` (``save``), ``task.json``
 (what it was trained on, with its vocabularies), ``metrics.jsonl`` (a line per report), and
 ``checkpoint.safetensors``, one file that holds all that the next step depends on. A run that was
@@ -11,8 +10,8 @@ import json
 import signal
 import threading
 import time
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,16 +26,7 @@ from ..checks import Refusal
 from ..data import Batch, Task, Vocab
 from ..files import write_atomically, write_json
 from ..kinds import KINDS
-from ..training import (
-    Recipe,
-    choose_device,
-    endless,
-    evaluate,
-    new_optimizer,
-    training_steps,
-)
-
-# ---------------------------------------------------------------- a model in a folder
+from ..training import Recipe, choose_device, endless, evaluate, new_optimizer, training_steps
 
 
 class DamagedCheckpoint(Refusal):
@@ -44,17 +34,17 @@ class DamagedCheckpoint(Refusal):
 
 
 def save(model: Model, folder: str | Path) -> None:
-    """Write ``model.safetensors`` (the weights) and ``config.json`` (what to read) to ``folder``."""
-    folder = Path(folder)
-    weights = {
-        name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()
-    }
-    own = model.options
-    if callable(own.get("mask")):
+    """Write the weights, ``model.safetensors``, and ``config.json`` to ``folder``."""
+    folder, options = Path(folder), model.options
+    if callable(options.get("mask")):
         raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
-    config = {"model": type(model).__name__, "config": asdict(model.config), "options": own}
-    write_atomically(folder / "model.safetensors", to_bytes(weights))
+    config = {"model": type(model).__name__, "config": asdict(model.config), "options": options}
+    write_atomically(folder / "model.safetensors", to_bytes(_stored(model.state_dict())))
     write_json(folder / "config.json", config, indent=2)
+
+
+def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -62,24 +52,20 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
 
     Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: expected a saved model, found no {name}")
+    config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
+    for path in (config, weights):
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: expected a saved model, found no {path.name}")
     models = {kind.model.__name__: kind.model for kind in KINDS.values()}
     try:
-        stored = json.loads((folder / "config.json").read_text())
+        stored = json.loads(config.read_text())
         model = _made(models[stored["model"]], **stored)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise DamagedCheckpoint(
-            f"{folder / 'config.json'}: not a configuration of ours ({error})"
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{config}: not a configuration of ours ({error})") from error
     try:
-        model.load_state_dict(from_bytes((folder / "model.safetensors").read_bytes()))
+        model.load_state_dict(from_bytes(weights.read_bytes()))
     except (SafetensorError, RuntimeError) as error:
-        raise DamagedCheckpoint(
-            f"{folder / 'model.safetensors'}: not the weights of {stored} ({error})"
-        ) from error
+        raise DamagedCheckpoint(f"{weights}: not the weights of {stored} ({error})") from error
     return model.to(device).eval()
 
 
@@ -90,9 +76,6 @@ def _made(kind: type[Model], config: dict, options: dict | None = None, **_) -> 
         options = {name: config[name] for name in kind.option_names() if name in config}
         config = {name: value for name, value in config.items() if name not in foreign}
     return kind(Config(**config), **(options or {}))
-
-
-# ---------------------------------------------------------------- training
 
 
 @contextmanager
@@ -136,198 +119,203 @@ def train(
     another configuration, recipe or vocabulary, DamagedCheckpoint when it cannot be read,
     Interrupted after Ctrl-C.
     """
-    recipe = recipe or Recipe()
-    out = None if out is None else Path(out)
-    device, reason = choose_device()
-    for side, vocab, size in (
-        ("source_vocab", task.source, model.config.source_vocab),
-        ("target_vocab", task.target, model.config.target_vocab),
-    ):
-        if len(vocab) != size and not (side == "source_vocab" and size == 0):
-            raise Refusal(
-                f"model: expected {side} {len(vocab)} as in the task {task.name}, got {size}"
-            )
+    recipe, (device, reason) = recipe or Recipe(), choose_device()
+    for side, vocab, size in _misfits(model, task.source, task.target):
+        expected = f"expected {side}_vocab {vocab} as in the task {task.name}"
+        raise Refusal(f"model: {expected}, got {size}")
     if not len(task.train):
         raise Refusal("task: expected pairs to train on, its train split has none")
-    identity = _identity(model, task, recipe)
     torch.manual_seed(recipe.seed)
     model.to(device).train()
-    optimizer = new_optimizer(model, recipe)
-    step, metrics, seconds = 0, [], 0.0
-    if out is not None:
-        if resume and (out / "checkpoint.safetensors").exists():
-            step, metrics, seconds = _restore(out, model, optimizer, identity)
-            if step >= recipe.steps:
-                model.eval()
-                return metrics
-        elif (out / "config.json").exists() and not resume:
-            raise FileExistsError(f"{out}: holds a run already; resume it, or name another folder")
-        save(model, out)
-        write_task(task, out)
-        _write_metrics(out, metrics)  # none from after the checkpoint
+    run = Run(model, new_optimizer(model, recipe), task, recipe, out if out is None else Path(out))
+    if run.out is not None:
+        run.begin(resume)
+        if run.step >= recipe.steps:
+            model.eval()
+            return run.metrics
     if progress:
-        print(
-            f"{type(model).__name__}, {model.number_of_parameters():,} parameters, on {device} ({reason})"
-        )
-
-    began = time.perf_counter() - seconds  # as if the run had never stopped
-    window = Window(device, step, seconds)
-    with finish_the_step() as asked, _bar(recipe.steps, step, progress) as bar:
-        data = endless(task.train, recipe, step)
-        for loss, batch in training_steps(model, data, recipe, optimizer, step):
-            step += 1
-            window.add(loss, batch)
-            bar.update()
-
-            last = step == recipe.steps
-            if step % recipe.report == 0 or last:
-                seconds = time.perf_counter() - began
-                row = window.close(step, seconds) | {"rate": recipe.rate_at(step - 1)}
-                row["validation"] = (
-                    evaluate(model, task.validation) if last and len(task.validation) else None
-                )
-                metrics.append(row)
-                bar.set_postfix(
-                    loss=f"{row['loss']:.3f}", tokens=f"{row['tokens_per_second']:.0f}/s"
-                )
-                if out is not None:
-                    _write_metrics(out, metrics)
-            if out is not None and (step % recipe.checkpoint == 0 or last or asked.is_set()):
-                _checkpoint(
-                    out, model, optimizer, identity, step, metrics, time.perf_counter() - began
-                )
-                save(model, out)
-            if last:
-                break
-            if asked.is_set():
-                where = "" if out is None else f"; the checkpoint in {out} can be resumed"
-                raise Interrupted(f"stopped after step {step} of {recipe.steps}{where}")
+        size = f"{model.number_of_parameters():,} parameters"
+        print(f"{type(model).__name__}, {size}, on {device} ({reason})")
+    hidden = None if progress else True  # None: where standard error is a terminal
+    bar = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=hidden, leave=False)
+    with finish_the_step() as asked, bar:
+        _finish(run, device, bar, asked)
     model.eval()
-    return metrics
+    return run.metrics
+
+
+def _finish(run: "Run", device: torch.device, bar: tqdm, asked: threading.Event) -> None:
+    """The steps that are left. Raises Interrupted, behind a checkpoint, once it was ``asked``."""
+    recipe, validation = run.recipe, run.task.validation
+    began = time.perf_counter() - run.seconds  # as if the run had never stopped
+    window, data = Window(device, run), endless(run.task.train, recipe, run.step)
+    for loss, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
+        run.step, run.seconds = run.step + 1, time.perf_counter() - began
+        window.add(loss, batch)
+        bar.update()
+        last = run.step == recipe.steps
+        if run.step % recipe.report == 0 or last:
+            row = window.close(run) | {"rate": recipe.rate_at(run.step - 1)}
+            judged = last and len(validation)
+            run.report(row | {"validation": evaluate(run.model, validation) if judged else None})
+            speed = f"{row['tokens_per_second']:.0f}/s"
+            bar.set_postfix(loss=f"{row['loss']:.3f}", tokens=speed)
+            run.seconds = time.perf_counter() - began
+        if run.step % recipe.checkpoint == 0 or last or asked.is_set():
+            run.keep()
+        if last:
+            return
+        if asked.is_set():
+            where = f"; the checkpoint in {run.out} can be resumed" if run.out else ""
+            raise Interrupted(f"stopped after step {run.step} of {recipe.steps}{where}")
+
+
+def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int, int]]:
+    """(side, tokens of the vocabulary, of the model) where they differ. No source fits all."""
+    c = model.config
+    sides = [("source", len(source), c.source_vocab or len(source))]
+    sides += [("target", len(target), c.target_vocab)]
+    return [(side, vocab, size) for side, vocab, size in sides if vocab != size]
 
 
 class Window:
     """The loss and speed since the last report. The sum stays on the device, so no step waits."""
 
-    def __init__(self, device, step: int, seconds: float):
-        self.loss, self.tokens = torch.zeros((), device=device), 0
-        self.step, self.seconds = step, seconds
+    def __init__(self, device: torch.device, run: "Run"):
+        self.zero = torch.zeros((), device=device)
+        self.open(run)
+
+    def open(self, run: "Run") -> None:
+        self.loss, self.tokens, self.step, self.seconds = self.zero, 0, run.step, run.seconds
 
     def add(self, loss: Tensor, batch: Batch) -> None:
-        self.loss += loss
+        self.loss = self.loss + loss
         self.tokens += int(batch.y_lengths.sum())
 
-    def close(self, step: int, seconds: float) -> dict:
-        row = {
-            "step": step,
-            "loss": float(self.loss) / (step - self.step),
-            "tokens_per_second": self.tokens / max(seconds - self.seconds, 1e-9),
-            "seconds": seconds,
+    def close(self, run: "Run") -> dict:
+        """What was since the last one; the next window opens."""
+        loss = float(self.loss) / (run.step - self.step)
+        speed = self.tokens / max(run.seconds - self.seconds, 1e-9)
+        self.open(run)
+        row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
+        return row | {"seconds": run.seconds}
+
+
+@dataclass
+class Run:
+    """How far a run is, and what of it lies in its folder ``out``, None to keep nothing."""
+
+    model: Model
+    optimizer: torch.optim.Optimizer
+    task: Task
+    recipe: Recipe
+    out: Path | None
+    step: int = 0
+    seconds: float = 0.0
+    metrics: list[dict] = field(default_factory=list)
+
+    @property
+    def identity(self) -> dict:
+        """What a checkpoint must agree on before a run may go on from it, in this order."""
+        model, task = self.model, self.task
+        return {
+            "model": type(model).__name__,
+            "config": asdict(model.config) | model.options,
+            "recipe": asdict(self.recipe),
+            "task": {"name": task.name, "options": task.options},
+            "source vocabulary": list(task.source.tokens),
+            "target vocabulary": list(task.target.tokens),
         }
-        self.__init__(self.loss.device, step, seconds)
-        return row
+
+    def begin(self, resume: bool) -> None:
+        """Go on from the checkpoint if there is one, else begin the folder."""
+        if resume and (self.out / "checkpoint.safetensors").exists():
+            self._restore(self.out / "checkpoint.safetensors")
+            if self.step >= self.recipe.steps:
+                return
+        elif (self.out / "config.json").exists() and not resume:
+            where = f"{self.out}: holds a run already"
+            raise FileExistsError(f"{where}; resume it, or name another folder")
+        save(self.model, self.out)
+        write_task(self.task, self.out)
+        self._write_metrics()  # none from after the checkpoint
+
+    def report(self, row: dict) -> None:
+        self.metrics.append(row)
+        if self.out is not None:
+            self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
+        write_atomically(self.out / "metrics.jsonl", lines.encode())
+
+    def keep(self) -> None:
+        """One file, replaced in one move: weights, AdamW's averages, random state, place."""
+        if self.out is None:
+            return
+        tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        about = {name: getattr(self, name) for name in ("step", "metrics", "seconds", "identity")}
+        stored = to_bytes(_stored(tensors), {"about": json.dumps(about)})
+        write_atomically(self.out / "checkpoint.safetensors", stored)
+        save(self.model, self.out)
+
+    def _restore(self, path: Path) -> None:
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            theirs, stands = about["identity"], [about[n] for n in ("step", "seconds", "metrics")]
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
+        ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
+        with suppress(
+            TypeError, KeyError, AttributeError
+        ):  # until 2026-11-27 it held the options of all
+            config = theirs["config"].items()
+            theirs["config"] = {name: v for name, v in config if name in ours["config"]}
+        for name, wanted in ours.items():
+            if theirs.get(name) != wanted:
+                apart = _difference(theirs.get(name), wanted)
+                raise Refusal(f"{path}: was made with another {name}: {apart}")
+        weights = {n[6:]: tensor for n, tensor in tensors.items() if n.startswith("model.")}
+        self.model.load_state_dict(weights)
+        state = self.optimizer.state_dict()
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, index, key = name.split(".")
+                state["state"].setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(state)
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.step, self.seconds, self.metrics = stands
 
 
-def _bar(steps: int, done: int, progress: bool):
-    return tqdm(
-        total=steps, initial=done, unit="step", disable=None if progress else True, leave=False
-    )
-
-
-# ---------------------------------------------------------------- what is kept, and found again
-
-
-# What a checkpoint must agree on before a run may go on from it, in the order it is compared.
-def _identity(model: Model, task: Task, recipe: Recipe) -> dict:
-    return {
-        "model": type(model).__name__,
-        "config": asdict(model.config) | model.options,
-        "recipe": asdict(recipe),
-        "task": {"name": task.name, "options": task.options},
-        "source vocabulary": list(task.source.tokens),
-        "target vocabulary": list(task.target.tokens),
-    }
-
-
-def _checkpoint(
-    out: Path, model: Model, optimizer, identity: dict, step: int, metrics: list, seconds: float
-) -> None:
-    """One file, replaced in one move: weights, AdamW's averages, random state, where we stand."""
-    tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    about = json.dumps({"step": step, "metrics": metrics, "seconds": seconds, "identity": identity})
-    write_atomically(out / "checkpoint.safetensors", to_bytes(tensors, {"about": about}))
-
-
-def _write_metrics(out: Path, metrics: list[dict]) -> None:
-    lines = "".join(json.dumps(row) + "\n" for row in metrics)
-    write_atomically(out / "metrics.jsonl", lines.encode())
-
-
-def _restore(out: Path, model: Model, optimizer, identity: dict) -> tuple[int, list[dict], float]:
-    path = out / "checkpoint.safetensors"
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        found, step, seconds, metrics = (
-            about[key] for key in ("identity", "step", "seconds", "metrics")
-        )
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
-    identity = json.loads(json.dumps(identity))  # tuples are lists once they were stored
-    if isinstance(found, dict) and isinstance(
-        found.get("config"), dict
-    ):  # once it held all options
-        found["config"] = {k: v for k, v in found["config"].items() if k in identity["config"]}
-    for name, wanted in identity.items():
-        if found.get(name) != wanted:
-            raise Refusal(
-                f"{path}: was made with another {name}: {_difference(found.get(name), wanted)}"
-            )
-    model.load_state_dict({n[6:]: t for n, t in tensors.items() if n.startswith("model.")})
-    state = optimizer.state_dict()
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".")
-            state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(state)
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    return step, metrics, seconds
-
-
-def _difference(found, wanted) -> str:
+def _difference(theirs, ours) -> str:
     """What to change, in a line: the fields that differ, not the whole of both."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [k for k in wanted if found.get(k) != wanted[k]]
-        return ", ".join(f"{k} was {found.get(k)!r}, now {wanted[k]!r}" for k in keys)
-    if isinstance(found, list) and isinstance(wanted, list):
-        return f"{len(found)} tokens then, {len(wanted)} now, {len(set(found) ^ set(wanted))} in one of them only"
-    return f"{found!r} then, {wanted!r} now"
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        names = [name for name in ours if theirs.get(name) != ours[name]]
+        return ", ".join(f"{n} was {theirs.get(n)!r}, now {ours[n]!r}" for n in names)
+    if isinstance(theirs, list) and isinstance(ours, list):
+        apart = f"{len(set(theirs) ^ set(ours))} in one of them only"
+        return f"{len(theirs)} tokens then, {len(ours)} now, {apart}"
+    return f"{theirs!r} then, {ours!r} now"
 
 
 def write_task(task: Task, out: Path) -> None:
     """``task.json``: what ``sar decode`` needs to read text in and write text out."""
-    about = {
-        "name": task.name,
-        "options": task.options,
-        "source": list(task.source.tokens),
-        "target": list(task.target.tokens),
-    }
+    about = {"name": task.name, "options": task.options}
+    about |= {"source": list(task.source.tokens), "target": list(task.target.tokens)}
     write_json(out / "task.json", about, ensure_ascii=False, indent=1)
 
 
-def load_run(
-    out: str | Path, device: str | torch.device = "cpu"
-) -> tuple[Model, Vocab, Vocab, dict]:
-    """What ``train`` left in a folder: the model, its vocabularies, and {"name", "options"} of its task.
+def load_run(out: str | Path, device: torch.device | str = "cpu"):
+    """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
 
     Raises FileNotFoundError or DamagedCheckpoint, naming the file.
     """
@@ -340,12 +328,7 @@ def load_run(
         source, target = Vocab(about.pop("source")), Vocab(about.pop("target"))
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{out / 'task.json'}: not a task of ours ({error})") from error
-    for side, vocab, size in (
-        ("source", source, model.config.source_vocab),
-        ("target", target, model.config.target_vocab),
-    ):
-        if len(vocab) != size:
-            raise DamagedCheckpoint(
-                f"{out}: task.json has a {side} vocabulary of {len(vocab)} tokens, the model one of {size}"
-            )
+    for side, vocab, size in _misfits(model, source, target):
+        has = f"task.json has a {side} vocabulary of {vocab} tokens"
+        raise DamagedCheckpoint(f"{out}: {has}, the model one of {size}")
     return model, source, target, about

@@ -4,12 +4,12 @@ A machine's speed drifts, so nothing is quoted alone: what is compared runs in t
 process, and the figure is the median of the ratios of neighbouring turns.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
-import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -22,7 +22,8 @@ def seconds(function: Callable[[], object]) -> float:
 def in_turns(
     functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ... after a first round that does not count, if ``warm``."""
+    """Seconds of each function, called a b c, a b c, ..., if ``warm`` after a round that is not
+    timed."""
     for function in functions.values() if warm else ():
         function()
     times = {name: [] for name in functions}
@@ -32,11 +33,20 @@ def in_turns(
     return times
 
 
+def milliseconds(times: list[float]) -> float:
+    """The median, in thousandths."""
+    return 1e3 * statistics.median(times)
+
+
 def ratio(slow: list[float], fast: list[float]) -> float:
     """The median over rounds of slow / fast."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def machine() -> dict:
-    """What the figures of a run belong to."""
-    return {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+def operations(function: Callable[[], object]) -> int:
+    """Floating-point operations of one call: its products, as torch counts them. Norms, softmax,
+    rotations and the optimiser are not counted. (The counter does not know the CPU's fused
+    attention.)"""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        function()
+    return counter.get_total_flops()
