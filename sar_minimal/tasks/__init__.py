@@ -19,16 +19,15 @@ the tasks as they load (sections 3.4 and 5).
 """
 
 import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from ..checks import Refusal, check_whole
 from ..data import Task
 from . import docstrings, exact, instructions, numerals, pinyin, symbols
-from .splits import Made, check_sizes
+from .splits import Maker, check_sizes
 
-MAKERS: dict[str, Callable[..., Made]] = {
+MAKERS: dict[str, Maker] = {
     **{kind: partial(symbols.make, kind) for kind in symbols.ANSWERS},
     "homophone": exact.homophone,
     "coherence": exact.coherence,
@@ -44,15 +43,15 @@ def load_task(name: str, **options: Any) -> Task:
 
     Of all that are drawn: sizes (of train, validation, test), seed.
     copy, reverse, sort: symbols (how many), min_length, max_length.
-    homophone: hanzi, syllables (how many), sharpness (of what follows what), language (its seed), length.
+    homophone: hanzi, syllables (how many), sharpness (of the text), language (its seed), length.
     coherence: words (of each dialect), dialects, tell (chance that x says which), length.
     numerals: digits (the most, up to 8). docstrings: length (characters a piece).
     instructions: shots (worked examples in each prompt), working (y shows the letters in their new
     order first), shuffled (train and validation are told another row's instruction).
-    pinyin: corpus, and what that has: "words" stop (chance to end after a word), lexicon (only the so
-    many most frequent words); "hsk" vocabulary_of (the corpus whose vocabularies it takes); "news" and
-    "file:PATH" nothing.
-    Raises ValueError naming what is wrong and what there is, MissingPackage with the line to install.
+    pinyin: corpus, and what that has: "words" stop (chance to end after a word), lexicon (only the
+    so many most frequent words); "hsk" vocabulary_of (the corpus whose vocabularies it takes);
+    "news" and "file:PATH" nothing.
+    Raises ValueError naming what is wrong and what there is, MissingPackage with what to install.
     """
     if name not in TASKS:
         raise Refusal(f"task: expected one of {', '.join(TASKS)}, got {name!r}")

@@ -65,8 +65,8 @@ def make(length: int = 64) -> Made:
     card = Card(
         name="docstrings",
         source=f"Docstrings of the standard library of Python {platform.python_version()}, read "
-        f"where it is installed, in lower case, ASCII only, white space as {SPACE}, cut into pieces "
-        f"of {length} characters. x is y.",
+        f"where it is installed, in lower case, ASCII only, white space as {SPACE}, cut into "
+        f"pieces of {length} characters. x is y.",
         licence="PSF License (version 2) for the text; nothing of it is committed.",
         counts=measure(splits) | {"modules": len(set(module_of.values()))},
         split="By top-level module: a stable hash of its name puts it into train (8 of 10), "

@@ -76,7 +76,7 @@ class Instruction:
 
     @property
     def status(self) -> str:
-        """What training shows of it: "seen", or new in its "language", as a "pair", as a "skill"."""
+        """What training shows: it is "seen", or new in its "language", as a "pair", a "skill"."""
         pair = (self.order, self.change)
         if self.order == NEW_SKILL:
             return "skill"
@@ -92,10 +92,7 @@ SOURCE = Vocab((*SYMBOLS, ":", "=", ";", *sorted({w for do in INSTRUCTIONS for w
 
 
 def ask(
-    do: Instruction,
-    letters: Sequence[str],
-    words: Sequence[str] | None = None,
-    working: bool = False,
+    do: Instruction, letters: list[str], words: Sequence[str] | None = None, working: bool = False
 ) -> tuple[list[int], list[int]]:
     """One pair, x and y, ids: of ``letters`` the first is the question, the others worked examples.
 
@@ -114,6 +111,15 @@ def ask(
 def draw_letters(random_: random.Random) -> str:
     """A question: ``LENGTH`` letters, drawn one by one."""
     return "".join(random_.choices(LETTERS, k=LENGTH))
+
+
+FLAWS = (
+    "The language is two templates and a dozen words: what is measured is whether known parts are "
+    "put together, not whether language is understood.",
+    "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
+    "sometimes answered rightly.",
+    f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and again.",
+)
 
 
 def make(
@@ -143,23 +149,15 @@ def make(
     status = [do.status for do in INSTRUCTIONS]
     card = Card(
         name="instructions",
-        source=f"Generated: {len(INSTRUCTIONS)} instructions, English and Chinese alike, on {LENGTH} "
-        f"of the letters {LETTERS}, seed {seed}; {shots} worked examples after each question. A word "
-        "is a token.",
+        source=f"Generated: {len(INSTRUCTIONS)} instructions, English and Chinese alike, on "
+        f"{LENGTH} of the letters {LETTERS}, seed {seed}; {shots} worked examples after each "
+        "question. A word is a token.",
         licence="Ours.",
         counts=measure(splits) | {f"instructions, {s}": status.count(s) for s in STATUS},
         split="Train and validation hold the seen instructions only; test asks each instruction in "
-        "turn, row i the one of number i modulo their number. No question is in two splits: a stable "
-        "hash of it decides.",
-        flaws=(
-            "The language is two templates and a dozen words: what is measured is whether known "
-            "parts are put together, not whether language is understood.",
-            "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
-            "sometimes answered rightly.",
-            f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and "
-            "again.",
-            *(["The instructions of train and validation are another row's."] * shuffled),
-        ),
+        "turn, row i the one of number i modulo their number. No question is in two splits: a "
+        "stable hash of it decides.",
+        flaws=(*FLAWS, *["The instructions of train and validation are another row's."] * shuffled),
     )
     return SOURCE, TARGET, splits, card
 

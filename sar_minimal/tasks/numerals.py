@@ -8,6 +8,17 @@ from ..files import package_folder, versions
 from ..shift import END
 from .splits import Made, Sizes, cut, distinct, evenly, measure
 
+FLAWS = (
+    "Lengths are even, not natural, except where a short length runs out of numbers.",
+    "Zeros are made, not natural: each digit after the first is 0 with probability 0.55, so that "
+    "the length of the numeral does not follow from that of the number. A length of which more "
+    "than half of all numbers are in (1 to 3 digits, unless chosen otherwise) has its own zeros.",
+    "No numeral says a hanzi twice in a row: a CTC model never needs a blank between two equal "
+    "tokens.",
+    "One way to write each number (十一 alone but 一百一十一; 二, not 两), so any other is counted "
+    "wrong.",
+)
+
 
 def make(digits: int = 8, sizes: Sizes = (20000, 1000, 1000), seed: int = 0) -> Made:
     """Numbers of 1 to ``digits`` digits as cn2an writes them; for the options see ``load_task``."""
@@ -15,10 +26,8 @@ def make(digits: int = 8, sizes: Sizes = (20000, 1000, 1000), seed: int = 0) -> 
     if digits > 8:  # from 9 on cn2an 0.5.24 leaves out 零 where the group of 万 is 0000
         raise Refusal(f"digits: expected at most 8, got {digits}")
     if sum(sizes) > 10**digits:
-        raise Refusal(
-            f"sizes: {sum(sizes)} distinct numbers asked for, but {digits} digits make only "
-            f"10^{digits}"
-        )
+        asked = f"{sum(sizes)} distinct numbers asked for"
+        raise Refusal(f"sizes: {asked}, but {digits} digits make only 10^{digits}")
     package_folder("cn2an")  # says how to install it
     import cn2an
 
@@ -31,6 +40,7 @@ def make(digits: int = 8, sizes: Sizes = (20000, 1000, 1000), seed: int = 0) -> 
         return "".join(map(str, digits))
 
     def draw(n: int, take: int) -> list[str]:
+        """Different ones; where most of all are asked for, without that many zeros."""
         if 2 * take > room[n]:  # ``distinct`` would look long for the last numbers without a zero
             return [str(i) for i in rng.sample(range(10**n - room[n], 10**n), take)]
         return distinct(take, lambda: number(n))
@@ -50,16 +60,6 @@ def make(digits: int = 8, sizes: Sizes = (20000, 1000, 1000), seed: int = 0) -> 
         licence="cn2an MIT, the numbers ours.",
         counts=counts,
         split="All numbers are distinct; they are put in order of a stable hash and cut.",
-        flaws=(
-            "Lengths are even, not natural, except where a short length runs out of numbers.",
-            "Zeros are made, not natural: each digit after the first is 0 with probability 0.55, so "
-            "that the length of the numeral does not follow from that of the number. A length of "
-            "which more than half of all numbers are in (1 to 3 digits, unless chosen otherwise) has "
-            "its own zeros.",
-            "No numeral says a hanzi twice in a row: a CTC model never needs a blank between two "
-            "equal tokens.",
-            "One way to write each number (十一 alone but 一百一十一; 二, not 两), so any other is "
-            "counted wrong.",
-        ),
+        flaws=FLAWS,
     )
     return source, target, splits, card

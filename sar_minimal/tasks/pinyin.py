@@ -1,13 +1,4 @@
-"""Pinyin to hanzi: the corpora of the book's real task, one function each.
-
-========== ====================================== ==========================
-corpus     text                                   what it is for
-========== ====================================== ==========================
-words      words of a dictionary, drawn           a known model draws the text
-news       newspaper and reviews                  real text, split by block
-hsk        textbook sentences                     evaluation only
-file:PATH  a teacher's own                        whatever you bring
-========== ====================================== ==========================
+"""Pinyin to hanzi: the corpora of the book's real task, one function each (``CORPORA``).
 
 x is toneless syllables as pypinyin spells them (``lv``, ``lve`` for u-umlaut), y hanzi, one a
 syllable. No third-party text is part of the package: it is read from installed packages when a task
@@ -16,7 +7,7 @@ is loaded, and what is slow to compute is cached outside the repository (``files
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,27 +17,17 @@ from ..data import Card, Split, Vocab
 from ..files import cached, package_folder, versions
 from ..shift import UNKNOWN
 from . import words
-from .splits import Made, Splits, by_blocks, measure, ranked
-from .words import (
-    HANZI,
-    LONGEST,
-    SHORTEST,
-    SPELLED,
-    readings_of,
-    share_inside,
-    syllable,
-    vocabularies,
-    word_model,
-)
+from .splits import Made, Maker, Splits, by_blocks, measure, ranked
+from .words import HANZI, LONGEST, SHORTEST, SPELLED, readings_of, share_inside, syllable
 
 Pair = tuple[str, list[str]]  # a run of hanzi, and a syllable for each
-Runs = Iterable[tuple[str, int]]  # runs of hanzi, and which split each belongs to
+Sides = tuple[Vocab, Vocab]  # of syllables and of hanzi
 
 
 def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
     """Ids of the syllables in ``text``, separated by white space; tones are dropped, u-umlaut is v.
 
-    Raises UnknownToken naming a syllable that ``vocab`` does not hold, ValueError when there is none.
+    Raises UnknownToken naming a syllable that ``vocab`` does not hold, ValueError for none at all.
     """
     syllables = [syllable(s) for s in text.split()]
     if not syllables:
@@ -55,35 +36,34 @@ def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
 
 
 def _text_task(
-    splits: Sequence[Sequence[Pair]],
-    facts: dict[str, Any],
-    sides: tuple[Vocab, Vocab] | None = None,
-    **card: Any,
+    pairs: Sequence[Sequence[Pair]], facts: dict[str, Any], sides: Sides | None = None, **card: Any
 ) -> Made:
-    """A task from three lists of pairs. sides: its vocabularies, None for those of train."""
-    source, target = sides or vocabularies((r for _, r in splits[0]), (t for t, _ in splits[0]))
-    encoded = Splits(
-        *(
-            Split([source.encode(r, "map") for _, r in s], [target.encode(t, "map") for t, _ in s])
-            for s in splits
-        )
+    """Three lists of pairs as splits. sides: None for what train has. facts, card: for the card."""
+    source, target = sides or words.vocabularies(
+        (reading for _, reading in pairs[0]), (run for run, _ in pairs[0])
     )
-    x, y = (sum(row.count(UNKNOWN) for row in rows) for rows in (encoded.test.x, encoded.test.y))
-    counts = measure(encoded) | {
+
+    def encoded(part: Sequence[Pair]) -> Split:
+        x = [source.encode(reading, "map") for _, reading in part]
+        return Split(x, [target.encode(run, "map") for run, _ in part])
+
+    splits = Splits(*map(encoded, pairs))
+    x, y = (sum(row.count(UNKNOWN) for row in rows) for rows in (splits.test.x, splits.test.y))
+    counts = measure(splits) | {
         "source vocabulary": len(source),
         "target vocabulary": len(target),
         "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": y,
         "test syllables outside the vocabulary (UNKNOWN in x)": x,
     }
-    return source, target, encoded, Card(counts=counts | facts, **card)
+    return source, target, splits, Card(counts=counts | facts, **card)
 
 
 def _runs(line: str) -> list[str]:
     return [run for run in HANZI.findall(line) if SHORTEST <= len(run) <= LONGEST]
 
 
-def _read(runs: Runs) -> dict[str, Any]:
-    """Distinct runs with their readings in three splits, and how many cannot be read 1:1: for a cache."""
+def _read(runs: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    """Of runs and their splits: the distinct ones, read, and how many cannot be; for a cache."""
     part_of: dict[str, int] = {}
     for run, part in runs:
         part_of.setdefault(run, part)  # a run that comes twice belongs where it came first
@@ -124,8 +104,8 @@ def _news() -> Made:
         licence="The package is MIT, but the texts have owners of their own: never redistribute "
         "them, and publish no weights trained on them.",
         split=f"80/10/10 by blocks of {NEWS_BLOCK} lines of the newspaper and by whole reviews, in "
-        "order of a stable hash. Duplicate reviews and runs are removed before; a run belongs where "
-        "it came first.",
+        "order of a stable hash. Duplicate reviews and runs are removed before; a run belongs "
+        "where it came first.",
         flaws=(
             "Readings are pypinyin's, about 0.3 % of them in doubt.",
             "One month of one newspaper: names and set phrases return in every split.",
@@ -153,17 +133,14 @@ def _read_news(folder: Path) -> dict[str, Any]:
 def _hsk(vocabulary_of: str = "words") -> Made:
     path = package_folder("hsk_sentences_audio", "hsk") / "data" / "sentences.json"
     if vocabulary_of == "words":  # no need to draw sentences for it
-        sides = vocabularies(word_model().readings, word_model().words)
+        sides = words.vocabularies(words.word_model().readings, words.word_model().words)
     elif vocabulary_of == "hsk":
-        raise Refusal(
-            "vocabulary_of: hsk is for evaluation and has no vocabulary of its own; expected words, "
-            "news or file:PATH"
-        )
+        what = "hsk is for evaluation and has no vocabulary of its own"
+        raise Refusal(f"vocabulary_of: {what}; expected words, news or file:PATH")
     else:
         source, target, *_ = corpus_maker(vocabulary_of)()
         sides = source, target
-    pairs, lost = {}, 0
-    records = json.loads(path.read_text(encoding="utf-8"))
+    pairs, lost, records = {}, 0, json.loads(path.read_text(encoding="utf-8"))
     for record in records:
         text = "".join(HANZI.findall(record["chinese"]))
         reading = [syllable(s) for s in record["pinyin_numbered"].split()]
@@ -173,12 +150,12 @@ def _hsk(vocabulary_of: str = "words") -> Made:
             lost += 1
     return _text_task(
         ([], [], list(pairs.items())),
+        sides=sides,
         facts={
             "records in the package": len(records),
             "records dropped, not one syllable a hanzi": lost,
             "records dropped, the same sentence again": len(records) - lost - len(pairs),
         },
-        sides=sides,
         name="pinyin-hsk",
         source=f"Textbook sentences with pinyin of their own ({versions('hsk-sentences-audio')}); "
         f"vocabularies of pinyin, {vocabulary_of}. All hanzi of a sentence are one sequence, "
@@ -212,10 +189,8 @@ def _file(path: str) -> Made:
         splits[part].append((run, reading))
     for name, split in zip(Splits._fields, splits, strict=True):
         if not split:
-            raise Refusal(
-                f"{file}: too few usable lines: nothing is left for {name} (blocks of {FILE_BLOCK} "
-                "lines)"
-            )
+            left = f"nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
+            raise Refusal(f"{file}: too few usable lines: {left}")
     return _text_task(
         splits,
         facts={
@@ -245,10 +220,8 @@ def _read_lines(path: Path) -> tuple[bytes, list[str]]:
     if not any(map(_runs, lines)):
         raise Refusal(f"{path}: no run of {SHORTEST} to {LONGEST} hanzi in {len(lines)} lines")
     if len(lines) <= 2 * FILE_BLOCK:
-        raise Refusal(
-            f"{path}: {len(lines)} lines are too few to split into train, validation and test; "
-            f"expected more than {2 * FILE_BLOCK}"
-        )
+        few = f"{len(lines)} lines are too few to split into train, validation and test"
+        raise Refusal(f"{path}: {few}; expected more than {2 * FILE_BLOCK}")
     return data, lines
 
 
@@ -256,10 +229,9 @@ def _aligned(where: str, text: str, pinyin: str) -> list[Pair]:
     """The runs of one line with the syllables that its pinyin column gives them."""
     syllables, hanzi = [syllable(s) for s in pinyin.split()], "".join(HANZI.findall(text))
     if len(syllables) != len(hanzi):
-        raise Refusal(
-            f"{where}: expected {len(hanzi)} syllables, one for each hanzi of {hanzi!r}, got "
-            f"{len(syllables)}: {pinyin.strip()!r}"
-        )
+        got = f"{len(syllables)}: {pinyin.strip()!r}"
+        one = f"{len(hanzi)} syllables, one for each hanzi of {hanzi!r}"
+        raise Refusal(f"{where}: expected {one}, got {got}")
     if wrong := [s for s in syllables if not SPELLED.fullmatch(s)]:
         raise Refusal(f"{where}: expected syllables of letters, got {wrong[0]!r}")
     rest = iter(syllables)
@@ -267,15 +239,10 @@ def _aligned(where: str, text: str, pinyin: str) -> list[Pair]:
     return [(run, reading) for run, reading in runs if SHORTEST <= len(run) <= LONGEST]
 
 
-CORPORA: dict[str, Callable[..., Made]] = {
-    "words": words.make,
-    "news": _news,
-    "hsk": _hsk,
-    "file": _file,
-}
+CORPORA: dict[str, Maker] = {"words": words.make, "news": _news, "hsk": _hsk, "file": _file}
 
 
-def corpus_maker(corpus: str) -> Callable[..., Made]:
+def corpus_maker(corpus: str) -> Maker:
     """The function that makes a corpus; what it takes are the task's options. Raises ValueError."""
     kind, _, path = str(corpus).partition(":")
     if kind not in CORPORA or (kind == "file") != bool(path):

@@ -1,6 +1,6 @@
 """Cut into train, validation and test, the same way each time, and count what is in each."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,16 +14,15 @@ T = TypeVar("T")
 
 
 class Splits(NamedTuple):
-    """The three of a task."""
+    """The three that each task has."""
 
     train: Split
     validation: Split
     test: Split
 
 
-Made = tuple[
-    Vocab, Vocab, Splits, Card
-]  # what makes a task gives: vocabularies of x, y; data; card
+Made = tuple[Vocab, Vocab, Splits, Card]  # of a task: vocabularies of x and y, pairs, card
+Maker = Callable[..., Made]  # takes the task's options
 
 
 def check_sizes(sizes: Any) -> Sizes:
@@ -50,10 +49,9 @@ def cut(x: list[list[int]], y: list[list[int]], sizes: Sizes) -> Splits:
 def evenly(
     room: Mapping[int, int], draw: Callable[[int, int], list[T]], total: int, seed: int
 ) -> list[T]:
-    """``total`` things, as even over the lengths as the short ones have room for, in a stable order.
+    """``total`` things, as even over the lengths as the short ones have room for, in stable order.
 
-    room: how many there are of each length, the fewest first, ``total`` or more in all. draw(length,
-    n): n of that length, no two alike. The order is that of a stable hash of the seed and the thing.
+    room: how many there are of each length, the fewest first. draw(length, n): n different ones.
 
     >>> "".join(sorted(evenly({1: 1, 2: 3, 3: 99}, lambda length, n: n * [str(length)], 9, seed=0)))
     '122233333'
@@ -65,7 +63,7 @@ def evenly(
 
 
 def distinct(n: int, draw: Callable[[], T]) -> list[T]:
-    """Draw until there are ``n`` different ones; they come in the order drawn."""
+    """Draw until there are ``n`` different things; they come in the order drawn."""
     drawn: dict[T, None] = {}  # a dict keeps its order, a set does not
     while len(drawn) < n:
         drawn[draw()] = None
@@ -76,17 +74,14 @@ def distinct(n: int, draw: Callable[[], T]) -> list[T]:
 
 
 def tenth(key: str) -> int:
-    """The split of one ``key``, whatever others there are: 0 train (8 of 10), 1 validation, 2 test."""
+    """The split of one key, whatever others there are: 0 train (8 of 10), 1 validation, 2 test."""
     return max(0, stable_hash(key) % 10 - 7)
 
 
 def ranked(keys: Sequence[str]) -> list[int]:
-    """The split of each key by its rank among all: a tenth of them exactly is test, one validation."""
-    tenth = max(1, len(keys) // 10)
-    order = sorted(range(len(keys)), key=lambda i: stable_hash(keys[i]))
-    return [
-        max(0, 2 - rank // tenth) for _, rank in sorted(zip(order, range(len(keys)), strict=True))
-    ]
+    """The split of each of different keys by its rank: exactly a tenth is test, one validation."""
+    rank = {key: i for i, key in enumerate(sorted(keys, key=stable_hash))}
+    return [max(0, 2 - rank[key] // max(1, len(keys) // 10)) for key in keys]
 
 
 def by_blocks(lines: int, block: int, label: str) -> list[int]:
@@ -96,17 +91,13 @@ def by_blocks(lines: int, block: int, label: str) -> list[int]:
 
 
 def measure(splits: Splits) -> dict[str, Any]:
-    """For a card: of each split its pairs, tokens of y, and how many different ones x and y have."""
+    """For a card: pairs of each split, tokens of y, and how many different ones x and y have."""
     return {
         name: {
             "pairs": len(split),
             "tokens": sum(map(len, split.y)),
-            "source types": _types(split.x),
-            "target types": _types(split.y),
+            "source types": len({i for row in split.x for i in row} - {UNKNOWN}),
+            "target types": len({i for row in split.y for i in row} - {UNKNOWN}),
         }
         for name, split in splits._asdict().items()
     }
-
-
-def _types(rows: Iterable[Iterable[int]]) -> int:
-    return len({i for row in rows for i in row} - {UNKNOWN})

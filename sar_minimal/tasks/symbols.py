@@ -1,4 +1,4 @@
-"""Copy, reverse, sort: symbols to the same ones, reversed or sorted, so that every answer is known."""
+"""Copy, reverse, sort: symbols to the same ones, reversed or sorted: every answer is known."""
 
 import random
 from collections.abc import Callable
@@ -7,11 +7,8 @@ from ..checks import Refusal, check_whole
 from ..data import SPECIALS, Card, Vocab
 from .splits import Made, Sizes, cut, distinct, evenly, measure
 
-ANSWERS: dict[str, Callable[[list[int]], list[int]]] = {
-    "copy": list,
-    "reverse": lambda row: row[::-1],
-    "sort": sorted,
-}
+Answer = Callable[[list[int]], list[int]]
+ANSWERS: dict[str, Answer] = {"copy": list, "reverse": lambda row: row[::-1], "sort": sorted}
 
 
 def make(
@@ -29,11 +26,10 @@ def make(
     if max_length < min_length:
         raise Refusal(f"max_length: expected at least min_length = {min_length}, got {max_length}")
     room = {length: symbols**length for length in range(min_length, max_length + 1)}
-    if sum(sizes) > sum(room.values()):
-        raise Refusal(
-            f"sizes: {sum(sizes)} distinct sequences asked for, but {symbols} symbols and lengths "
-            f"{min_length}..{max_length} make only {sum(room.values())}"
-        )
+    if sum(sizes) > (most := sum(room.values())):
+        asked = f"{sum(sizes)} distinct sequences asked for"
+        made = f"{symbols} symbols and lengths {min_length}..{max_length} make only {most}"
+        raise Refusal(f"sizes: {asked}, but {made}")
     rng = random.Random(seed)
 
     def draw(length: int, n: int) -> list[list[int]]:

@@ -7,7 +7,8 @@ too (``counting/lexicon.py``).
 import functools
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from .splits import Made, Sizes, Splits, measure
 SHORTEST, LONGEST = 4, 32  # hanzi in a pair
 HANZI = re.compile(r"[\u4e00-\u9fff]+")
 SPELLED = re.compile("[a-z]+")
+SIZES = (60_000, 1000, 2000)
+Ids = list[list[int]]  # of the tokens of each word
 LEAST_COUNT = 5  # rarer words triple the dictionary and are 0.8 % of its counts
 
 
@@ -81,14 +84,14 @@ def word_model(lexicon: int | None = None, rare: bool = False) -> WordModel:
         keep = np.sort(np.argsort(-counts, kind="stable")[:lexicon])
     words = tuple(model["words"][i] for i in keep)
     readings = tuple(tuple(model["readings"][i].split()) for i in keep)
-    counts = counts[keep]
-    q = counts / counts.sum()
+    total = counts[keep].sum()
+    q = counts[keep] / total
     q.flags.writeable = False  # it is shared by all who ask
-    return WordModel(words, readings, q, counts.sum() / model["total"])
+    return WordModel(words, readings, q, total / model["total"])
 
 
 def _dictionary(path: Path, least: int, rare: bool) -> dict[str, Any]:
-    """The words kept of jieba's file, their readings and counts, and the sum of all words' counts."""
+    """The words kept of jieba's file, their readings and counts, and the sum of all counts."""
     counts, total = {}, 0
     for line in path.read_text(encoding="utf-8").splitlines():
         word, count, _ = line.split(" ")
@@ -116,47 +119,47 @@ def _is_common(word: str) -> bool:
 # ---------------------------------------------------------------- the corpus
 
 
+FLAWS = (
+    "Not language: words are independent, so no context beyond the word helps, and none is to be "
+    "learned.",
+    "The counts are the dictionary's own, from an old newspaper-like corpus, some of them smoothed "
+    "by hand.",
+    "A word has the one reading that pypinyin gives it in isolation, right or wrong.",
+    "Sentences that occur twice within one split are kept, as the model draws them.",
+)
+
+
 def make(
-    sizes: Sizes = (60000, 1000, 2000),
-    seed: int = 0,
-    stop: float = 1 / 8,
-    lexicon: int | None = None,
+    sizes: Sizes = SIZES, seed: int = 0, stop: float = 1 / 8, lexicon: int | None = None
 ) -> Made:
     """Sentences of words drawn one by one: the next word is w with q(w), after each one may stop.
 
-    p(y, its words) = q(w_1) (1 - rho) q(w_2) ... q(w_n) rho, given that the length is 4 to 32 hanzi.
-    The length is seen in x, so p(words | x) is proportional to prod (1 - rho) q(w) over the words
-    that read x. For the options see ``load_task``; rho is ``stop``.
+    p(y, its words) = q(w_1) (1 - rho) q(w_2) ... q(w_n) rho, given that the length is 4 to 32, with
+    rho = ``stop``. The length is seen in x, so p(words | x) is proportional to prod (1 - rho) q(w)
+    over the words that read x. For the options see ``load_task``.
     """
     if isinstance(stop, bool) or not isinstance(stop, (int, float)) or not 0.01 <= stop < 1:
         raise Refusal(f"stop: expected a probability, 0.01 <= stop < 1, got {stop!r}")
     model = word_model(lexicon)
     source, target = vocabularies(model.readings, model.words)
-    x_ids, y_ids = list(map(source.encode, model.readings)), list(map(target.encode, model.words))
+    ids = [list(map(source.encode, model.readings)), list(map(target.encode, model.words))]
+    taken: set[tuple[int, ...]] = set()
 
-    def draw(which: int, taken: Collection[tuple[int, ...]]) -> Split:
-        sentences = _sentences(np.random.default_rng([seed, which]), model.probabilities, stop)
-        x: list[list[int]] = []
-        y: list[list[int]] = []
-        while len(y) < sizes[which]:
-            sentence = next(sentences)
-            hanzi = [i for w in sentence for i in y_ids[w]]
-            if SHORTEST <= len(hanzi) <= LONGEST and tuple(hanzi) not in taken:
-                x.append([i for w in sentence for i in x_ids[w]])
-                y.append(hanzi)
-        return Split(x, y)
+    def draw(which: int) -> Split:
+        """What no split drawn before has."""
+        pairs = _draw(np.random.default_rng([seed, which]), model.probabilities, stop, *ids)
+        kept = list(islice((p for p in pairs if tuple(p[1]) not in taken), sizes[which]))
+        taken.update(tuple(y) for _, y in kept)
+        return Split([x for x, _ in kept], [y for _, y in kept])
 
     # Test first, as the model draws it: Bayes limits hold for it as it stands. Then what is left.
-    test = draw(2, ())
-    taken = set(map(tuple, test.y))
-    validation = draw(1, taken)
-    train = draw(0, taken | set(map(tuple, validation.y)))
-    splits = Splits(train, validation, test)
+    splits = Splits(*reversed([draw(2), draw(1), draw(0)]))
+    inside = share_inside(splits.test.y, splits.train.y)
     card = Card(
         name="pinyin-words",
         source="Words of jieba's dict.txt drawn by frequency, read by pypinyin "
-        f"({versions('jieba', 'pypinyin')}); stop {stop:g}, seed {seed}. Kept: words of GB2312 level "
-        f"1 hanzi with a count of {LEAST_COUNT} or more"
+        f"({versions('jieba', 'pypinyin')}); stop {stop:g}, seed {seed}. Kept: words of GB2312 "
+        f"level 1 hanzi with a count of {LEAST_COUNT} or more"
         + ("." if lexicon is None else f", and of these the {lexicon} most frequent."),
         licence="jieba MIT, pypinyin MIT. Only the dictionary's words and counts are used.",
         counts=measure(splits)
@@ -165,60 +168,56 @@ def make(
             "share of the dictionary's counts in them": f"{model.coverage:.4f}",
             "source vocabulary": len(source),
             "target vocabulary": len(target),
-            "distinct sentences in train": len(set(map(tuple, train.y))),
-            "test sentences inside a training sentence": share_inside(test.y, train.y),
+            "distinct sentences in train": len(set(map(tuple, splits.train.y))),
+            "test sentences inside a training sentence": inside,
         },
         split="Test is drawn first and kept as drawn; validation leaves out what is in test, train "
         "what is in either.",
-        flaws=(
-            "Not language: words are independent, so no context beyond the word helps, and none is "
-            "to be learned.",
-            "The counts are the dictionary's own, from an old newspaper-like corpus, some of them "
-            "smoothed by hand.",
-            "A word has the one reading that pypinyin gives it in isolation, right or wrong.",
-            "Sentences that occur twice within one split are kept, as the model draws them.",
-        ),
+        flaws=FLAWS,
     )
     return source, target, splits, card
 
 
-def _sentences(rng: np.random.Generator, q: np.ndarray, stop: float) -> Iterator[np.ndarray]:
-    """Sentences without end, each the numbers of its words; thousands are drawn at once. ::
+def _draw(
+    rng: np.random.Generator, q: np.ndarray, stop: float, x_ids: Ids, y_ids: Ids
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Pairs without end, from sentences of words, of which thousands are drawn at once. ::
 
-        n      2   1   3             words in each, geometric, from uniform u: log(1 - u) / log(1 - stop)
-        ends   2   3   6             n, summed
-        words  a b c d e f           each where a uniform falls into the running sum of q
-               a b|c|d e f           cut at the ends
+        n      2   1 3            words in each, geometric
+        ends   2   3 6            n, summed
+        words  a b c d e f        each where a number in 0..1 falls in the running sum of q
+               a b|c|d e f        cut at the ends
 
-    Both are drawn by inversion, as numpy promises only of ``random`` that its numbers stay the same.
+    By inversion, as numpy promises only of ``random`` that its numbers stay the same.
     """
     running = q.cumsum()
     while True:
         n = 1 + np.floor(np.log1p(-rng.random(4096)) / np.log1p(-stop)).astype(np.int64)
         ends = n.cumsum()
         words = running.searchsorted(rng.random(ends[-1]) * running[-1], side="right")
-        yield from np.split(words, ends[:-1])
+        for sentence in np.split(words, ends[:-1]):
+            y = [i for w in sentence for i in y_ids[w]]
+            if SHORTEST <= len(y) <= LONGEST:
+                yield [i for w in sentence for i in x_ids[w]], y
 
 
 def vocabularies(readings: Iterable[Sequence[str]], texts: Iterable[str]) -> tuple[Vocab, Vocab]:
     """Of the syllables and of the hanzi, in order."""
     syllables = {s for reading in readings for s in reading}
-    return Vocab(tuple(sorted(syllables))), Vocab(
-        tuple(sorted({c for text in texts for c in text}))
-    )
+    hanzi = {c for text in texts for c in text}
+    return Vocab(tuple(sorted(syllables))), Vocab(tuple(sorted(hanzi)))
 
 
 def share_inside(test: Sequence[str | list[int]], train: Sequence[str | list[int]]) -> str:
     """Share of test sequences that are part of a training sequence: what could be looked up."""
     if not test:
         return "none to look for"
+    rows, text = _as_texts(test), "\uffff".join(_as_texts(train))
     n = SHORTEST  # no run is shorter: a search of all the text only where all its n-grams are known
-    text = "\uffff".join(map(_as_text, train))
-    known, inside = {text[i : i + n] for i in range(len(text) - n + 1)}, 0
-    for row in map(_as_text, test):
-        inside += all(row[i : i + n] in known for i in range(len(row) - n + 1)) and row in text
-    return f"{inside / len(test):.4f}"
+    known = {text[i : i + n] for i in range(len(text) - n + 1)}
+    likely = [row for row in rows if all(row[i : i + n] in known for i in range(len(row) - n + 1))]
+    return f"{sum(row in text for row in likely) / len(rows):.4f}"
 
 
-def _as_text(row: str | list[int]) -> str:
-    return row if isinstance(row, str) else "".join(map(chr, row))
+def _as_texts(rows: Sequence[str | list[int]]) -> list[str]:
+    return [row if isinstance(row, str) else "".join(map(chr, row)) for row in rows]
