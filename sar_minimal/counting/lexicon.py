@@ -165,8 +165,8 @@ def bayes_limit(lexicon: Lexicon, split: Split, limit: int = 20_000) -> BayesLim
     rows = []
     for i, (x, y) in enumerate(zip(split.x, split.y, strict=True)):
         if len(x) != len(y):
-            counts = f"{len(x)} source and {len(y)} target tokens"
-            raise Refusal(f"bayes_limit: pair {i} has {counts}; expected as many")
+            tokens = f"{len(x)} source and {len(y)} target tokens"
+            raise Refusal(f"bayes_limit: pair {i} has {tokens}; expected as many")
         lattice = lexicon.lattice(x)
         marginals, text = lattice.marginals(), next(lattice.texts(limit))
         likely = [max(p, key=p.__getitem__) for p in marginals]

@@ -49,8 +49,8 @@ class NGram:
             raise Refusal("ngram: expected a split with at least one pair, got an empty one")
         for i, (xs, ys) in enumerate(zip(split.x, split.y, strict=True)):
             if len(xs) != len(ys):
-                counts = f"{len(xs)} source and {len(ys)} target tokens"
-                raise Refusal(f"ngram: pair {i} has {counts}; expected as many")
+                tokens = f"{len(xs)} source and {len(ys)} target tokens"
+                raise Refusal(f"ngram: pair {i} has {tokens}; expected as many")
         self.model = KneserNey(split.y, order, vocabulary)
         self.order, base = order, self.model.base
         x, y = (np.array([i for row in rows for i in row], np.int64) for rows in (split.x, split.y))

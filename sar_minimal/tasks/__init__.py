@@ -43,7 +43,7 @@ def load_task(name: str, **options: Any) -> Task:
 
     Of all that are drawn: sizes (of train, validation, test), seed.
     copy, reverse, sort: symbols (how many), min_length, max_length.
-    homophone: hanzi, syllables (how many), sharpness (of the text), language (its seed), length.
+    homophone: hanzi, syllables (how many), sharpness (0: at random), language (its seed), length.
     coherence: words (of each dialect), dialects, tell (chance that x says which), length.
     numerals: digits (the most, up to 8). docstrings: length (characters a piece).
     instructions: shots (worked examples in each prompt), working (y shows the letters in their new

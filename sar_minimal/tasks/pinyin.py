@@ -59,6 +59,7 @@ def _text_task(
 
 
 def _runs(line: str) -> list[str]:
+    """The runs of hanzi in a line that are neither too short nor too long."""
     return [run for run in HANZI.findall(line) if SHORTEST <= len(run) <= LONGEST]
 
 

@@ -116,9 +116,6 @@ def _is_common(word: str) -> bool:
         return False
 
 
-# ---------------------------------------------------------------- the corpus
-
-
 FLAWS = (
     "Not language: words are independent, so no context beyond the word helps, and none is to be "
     "learned.",
