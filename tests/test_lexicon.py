@@ -190,7 +190,7 @@ def test_a_beam_keeps_what_it_says_and_a_wider_one_is_exact(lexicon, ngram):
             exact[joined(words)] = max(score, exact.get(joined(words), -math.inf))
         for width in (1, 2, 1000):
             lattice = WordNGram(lexicon, ngram, 1.5, width).lattice(x)
-            assert max(np.bincount(lattice.places)) <= width and lattice.places[-1] == len(x)
+            assert max(np.bincount(lattice.spelled)) <= width and lattice.spelled[-1] == len(x)
             found[width] = next(lattice.paths())[0]
             assert found[width] <= exact[tuple(lattice.best())] + 1e-9
         assert found[1000] == pytest.approx(max(exact.values()), abs=1e-9)

@@ -1,6 +1,7 @@
 """Tasks: pairs are what they say, splits do not leak, batches lose nothing, errors say what to do."""
 
 import importlib.util
+import inspect
 import itertools
 import os
 import re
@@ -18,8 +19,8 @@ from sar_minimal.data import Split, UnknownToken, Vocab, accuracy, batch_plan, b
 from sar_minimal.files import MissingPackage, stable_hash
 from sar_minimal.lab.cards import to_markdown
 from sar_minimal.shift import IGNORE, PAD, UNKNOWN
-from sar_minimal.tasks import load_task
-from sar_minimal.tasks.pinyin import parse_pinyin
+from sar_minimal.tasks import MAKERS, TASKS, load_task
+from sar_minimal.tasks.pinyin import CORPORA, parse_pinyin
 from sar_minimal.tasks.words import share_inside, word_model
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +152,14 @@ def test_batches_refuse_at_the_call(split):
 
 
 # ---------------------------------------------------------------- generated tasks
+
+
+def test_every_option_of_every_task_is_documented():
+    told = set(re.findall(r"\w+", load_task.__doc__))
+    makers = [*MAKERS.values(), *CORPORA.values()]
+    assert TASKS == (*MAKERS, "pinyin")
+    options = {option for maker in makers for option in inspect.signature(maker).parameters}
+    assert options - {"path"} <= told and "shots" in options  # the path is part of the corpus
 
 
 def test_stable_hash_is_the_same_everywhere():

@@ -1,6 +1,6 @@
 """What a dictionary alone knows about pinyin: the lattice of its words, and the limit that it sets.
 
-``Lexicon`` holds the words and draws the graph (``lattice.py``). It needs no corpus, only a dictionary.
+``Lexicon`` holds the words and draws the graph (``lattice.py``). It needs a dictionary, no corpus.
 ``bayes_limit`` says what no decoder can beat where the lexicon is the model that drew the text.
 """
 
@@ -11,66 +11,66 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..checks import Refusal
+from ..data import Split, Vocab
 from ..shift import UNKNOWN
-from .lattice import Lattice
+from .lattice import Lattice, Word
+
+Ids = Sequence[Sequence[int]]
+Entry = tuple[float, Word]  # log weight in nats, the word
+Model = tuple[
+    Sequence[str], Sequence[Sequence[str]], np.ndarray, float
+]  # ``tasks.words.WordModel``
 
 
 class Lexicon:
     """Words by how they are read: draws the lattice of a sentence of syllables.
 
-    words: token ids of each; readings: syllable ids, one a token; log_probs: (W,) log weight of each, in nats.
-    On the ``words`` corpus with log_probs = log((1 - rho) q(w)), what its lattices say is what the model that
-    drew the text knows: ``decode`` is the maximum a posteriori segmentation, ``lattice(x).marginals()`` p(y_t | x).
+    words: token ids of each; readings: syllable ids, one a token; log_probs: (W,) log weight of
+    each, in nats. On the ``words`` corpus, with log_probs = log((1 - rho) q(w)), its lattices know
+    what the model that drew the text knows: ``decode`` is the maximum a posteriori segmentation,
+    ``lattice(x).marginals()`` p(y_t | x).
 
-    rescue: a token that reads so inside words but is no word alone may stand alone at a price: log share of the
-    syllable's weight - rescue, in nats. A syllable that no word has gives UNKNOWN for the rescue. The default is
-    a price that is only paid where nothing else goes; real text wants one near that of a rare word.
-    Raises ValueError when there is no word, when words, readings and log_probs do not match, on a word that is
-    there twice with one reading, and on weights that are not finite.
+    rescue: a token that reads so inside words but is no word alone may stand alone at a price: log
+    share of the syllable's weight - rescue, in nats. A syllable that no word has gives UNKNOWN for
+    the rescue. The default is only paid where nothing else goes; real text wants a price near that
+    of a rare word.
+    Raises ValueError when there is no word, when words, readings and log_probs do not match, on a
+    word that is there twice with one reading, and on weights that are not finite.
     """
 
     RESCUE = 1e4
 
     def __init__(
-        self,
-        words: Sequence[Sequence[int]],
-        readings: Sequence[Sequence[int]],
-        log_probs: Sequence[float],
-        rescue: float = RESCUE,
+        self, words: Ids, readings: Ids, log_probs: Sequence[float], rescue: float = RESCUE
     ):
-        if not len(words) or not len(words) == len(readings) == len(log_probs):
-            raise Refusal(
-                f"lexicon: expected as many words, readings and log_probs, at least one, got {len(words)}, "
-                f"{len(readings)} and {len(log_probs)}"
-            )
-        log_probs = np.asarray(log_probs, dtype=np.float64)
-        if not np.isfinite(log_probs).all():
+        sizes = len(words), len(readings), len(log_probs)
+        if not len(words) or len(set(sizes)) > 1:
+            expected = "expected as many words, readings and log_probs, at least one"
+            raise Refusal("lexicon: {}, got {}, {} and {}".format(expected, *sizes))
+        weights = np.asarray(log_probs, dtype=np.float64)
+        if not np.isfinite(weights).all():
             raise Refusal("log_probs: expected finite numbers")
         if not 0 <= rescue < math.inf:
             raise Refusal(f"rescue: expected a price in nats, >= 0, got {rescue!r}")
-        self.rescue, top = float(rescue), float(log_probs.max())
-        self.read: dict[tuple, list[tuple[float, tuple]]] = {}  # every prefix of a reading is in it
-        inside: dict[int, dict[int, float]] = {}
-        for word, reading, weight in zip(words, readings, log_probs.tolist(), strict=True):
-            if not len(word) or len(word) != len(reading):
-                raise Refusal(
-                    f"lexicon: word {tuple(word)} has the reading {tuple(reading)}; expected one a token"
-                )
-            key = tuple(reading)
+        self.rescue, top = float(rescue), float(weights.max())
+        self.read: dict[Word, list[Entry]] = {}  # by reading; every prefix of one is in it
+        inside: dict[int, dict[int, float]] = {}  # of a syllable: the tokens that words read so
+        for word, reading, weight in zip(words, readings, weights.tolist(), strict=True):
+            key, value = tuple(reading), tuple(word)
+            if not value or len(value) != len(key):
+                raise Refusal(f"lexicon: word {value} has the reading {key}; expected one a token")
             for n in range(1, len(key)):
                 self.read.setdefault(key[:n], [])
-            self.read.setdefault(key, []).append((weight, tuple(word)))
-            for token, syllable in zip(word, reading, strict=True):
+            self.read.setdefault(key, []).append((weight, value))
+            for token, syllable in zip(value, key, strict=True):
                 share = inside.setdefault(syllable, {})
                 share[token] = share.get(token, 0.0) + math.exp(max(weight - top, -700.0))
         for syllable, share in inside.items():
             alone, total = self.read.setdefault((syllable,), []), sum(share.values())
-            listed = {word for _, word in alone}
-            alone += [
-                (math.log(share[token] / total) - self.rescue, (token,))
-                for token in share
-                if (token,) not in listed
-            ]
+            listed = {word[0] for _, word in alone}
+            for token, weight in share.items():
+                if token not in listed:
+                    alone.append((math.log(weight / total) - self.rescue, (token,)))
         for key, entries in self.read.items():
             if len({word for _, word in entries}) < len(entries):
                 raise Refusal(f"lexicon: a word with the reading {key} is there twice")
@@ -78,14 +78,15 @@ class Lexicon:
 
     @classmethod
     def from_model(
-        cls, model, source, target, stop: float = 1 / 8, rescue: float = RESCUE
+        cls, model: Model, source: Vocab, target: Vocab, stop: float = 1 / 8, rescue: float = RESCUE
     ) -> "Lexicon":
-        """From ``tasks.words.word_model()`` and a task's vocabularies; words that these cannot spell are left out."""
+        """From ``tasks.words.word_model()`` and a task's vocabularies.
+
+        Words that these cannot spell are left out; ValueError where none is left. stop: rho.
+        """
         known = [
             (target.encode(word), source.encode(reading), q)
-            for word, reading, q in zip(
-                model.words, model.readings, model.probabilities, strict=True
-            )
+            for word, reading, q in zip(*model[:3], strict=True)
             if all(map(target.__contains__, word)) and all(map(source.__contains__, reading))
         ]
         if not known:
@@ -93,8 +94,8 @@ class Lexicon:
         words, readings, q = zip(*known, strict=True)
         return cls(words, readings, np.log1p(-stop) + np.log(q), rescue)
 
-    def spans(self, x: tuple[int, ...], i: int) -> Iterator[tuple[int, list[tuple[float, tuple]]]]:
-        """(j, [(log weight, word), ...] the heaviest first) for each reading x_i..x_j-1 that words have."""
+    def spans(self, x: Word, i: int) -> Iterator[tuple[int, list[Entry]]]:
+        """(j, the entries of x_i..x_j-1, the heaviest first) for each j where some word ends."""
         if i == len(x):
             return
         yield i + 1, self.read.get(x[i : i + 1]) or [(-self.rescue, (UNKNOWN,))]
@@ -106,7 +107,10 @@ class Lexicon:
                 yield j, entries
 
     def lattice(self, x: Sequence[int], most: int | None = None) -> Lattice:
-        """The words that read x: node i is the place behind i syllables. most: so many of a reading, the heaviest."""
+        """The words that read x: node i is the place behind i syllables.
+
+        most: so many words of a reading, the heaviest; None for all.
+        """
         x = tuple(map(int, x))
         arcs = [
             [(j, *entry) for j, entries in self.spans(x, i) for entry in entries[:most]]
@@ -115,7 +119,7 @@ class Lexicon:
         return Lattice([*arcs, []])
 
     def decode(self, xs: Iterable[Sequence[int]]) -> list[list[int]]:
-        """The hanzi of the most probable segmentation of each sentence of syllables; as long as it."""
+        """The hanzi of the most probable segmentation of each sentence; as long as it."""
         return [self.lattice(x, most=1).best() for x in xs]
 
 
@@ -123,9 +127,9 @@ class Lexicon:
 class BayesLimit:
     """What no decoder can beat, and what the best ones got, of each of N sentences.
 
-    The best for characters takes the most probable token at each position, the best for sentences the most
-    probable text. ``characters`` and ``sentences`` are the expected hits given x, over all y that the model
-    might have drawn; the realised ones count the y that it did draw. Rates are properties of the whole.
+    The best for characters takes the most probable token at each position, the best for sentences
+    the most probable text. ``characters`` and ``sentences`` are the expected hits given x, over all
+    y that the model might have drawn; the realised ones count the y that it did draw.
     """
 
     lengths: np.ndarray  # (N,) T
@@ -136,7 +140,7 @@ class BayesLimit:
     right_sentences: np.ndarray  # (N,) whether the best for sentences is the drawn y
 
     def rates(self) -> dict[str, float]:
-        """Shares of all characters and all sentences: expected (the bound's two ends) and realised."""
+        """Shares of characters and of sentences: expected (the bound's two ends) and realised."""
         T = self.lengths.sum()
         return {
             "characters, expected": self.characters.sum() / T,
@@ -147,25 +151,24 @@ class BayesLimit:
         }
 
 
-def bayes_limit(lexicon: Lexicon, split, limit: int = 20_000) -> BayesLimit:
+def bayes_limit(lexicon: Lexicon, split: Split, limit: int = 20_000) -> BayesLimit:
     """The Bayes limit of a split whose text the lexicon's words drew (the ``words`` corpus).
 
-    No decoder is expected to get more characters right than the argmax of p(y_t | x), nor more sentences than
-    the argmax of p(y | x), as x has nothing else to say about y. Expected over y, and so free of the luck of
-    the draw of y, though not of x's. limit: of ``Lattice.texts``; where it is met the sentence's expected
-    accuracy is known between two numbers. Raises ValueError on an empty split or a pair of unequal lengths.
+    No decoder is expected to get more characters right than the argmax of p(y_t | x), nor more
+    sentences than the argmax of p(y | x), as x has nothing else to say about y. Expected over y, so
+    free of the luck of the draw of y, though not of x's. limit: of ``Lattice.texts``; where it is
+    met the sentence's expected accuracy is known between two numbers. Raises ValueError on an empty
+    split or a pair of unequal lengths.
     """
     if not len(split):
         raise Refusal("bayes_limit: expected at least one pair, got an empty split")
     rows = []
     for i, (x, y) in enumerate(zip(split.x, split.y, strict=True)):
         if len(x) != len(y):
-            raise Refusal(
-                f"bayes_limit: pair {i} has {len(x)} source and {len(y)} target tokens; expected as many"
-            )
+            tokens = f"{len(x)} source and {len(y)} target tokens"
+            raise Refusal(f"bayes_limit: pair {i} has {tokens}; expected as many")
         lattice = lexicon.lattice(x)
-        marginals = lattice.marginals()
-        text = next(lattice.texts(limit))
+        marginals, text = lattice.marginals(), next(lattice.texts(limit))
         likely = [max(p, key=p.__getitem__) for p in marginals]
         expected = sum(p[v] for p, v in zip(marginals, likely, strict=True))
         right = sum(a == b for a, b in zip(likely, y, strict=True))

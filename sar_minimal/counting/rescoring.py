@@ -1,13 +1,15 @@
-"""Networks and counting together: ``rescore`` counts after one pass, ``Reranker`` asks a network after counting."""
+"""Networks and counting together: ``rescore`` counts after one pass, ``Reranker`` asks a network
+after counting."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from ..algorithm1 import DualStreamSAR, given_x
+from ..autoregressive import Autoregressive
 from ..checks import Refusal, check_whole
 from ..data import Decoded, Split, accuracy
 from ..decoding import log_likelihood
@@ -15,29 +17,37 @@ from ..shift import PAD, UNKNOWN
 from .ngram import NGram
 from .word_ngram import WordNGram
 
+Path = tuple[float, float, list[int]]  # of a reranker: score, log q, text
+
 
 @torch.inference_mode()
 def rescore(
-    model: DualStreamSAR, x: Tensor, ngram: NGram, lengths=None, k: int = 8, weight: float = 1.0
+    model: DualStreamSAR,
+    x: Tensor,
+    ngram: NGram,
+    lengths: Tensor | None = None,
+    k: int = 8,
+    weight: float = 1.0,
 ) -> Decoded:
-    """One pass, and then agreement: the path through the ``k`` likeliest tokens of each position that is best
-    for the model and an n-gram together, found exactly by Viterbi (Xiao 2022; Sun 2019 learns the n-gram).
+    """One pass, then agreement: the path through the ``k`` likeliest tokens of each position that
+    is best for model and n-gram at once, found by Viterbi (Xiao 2022; Sun 2019 learns the n-gram).
 
-    It maximises weight * sum_t log q(y_t | x) + log p(y </s>) under the n-gram, in nats; the larger weight, the
-    nearer it is to ``one_pass``. Both know how frequent a token is, so the sum is a score, no probability:
-    choose weight on validation data. Arguments, errors and log_probs (the model's) are those of ``one_pass``,
-    which has to be of the n-gram's vocabulary. steps: 1, no network reads anything again.
+    It maximises weight * sum_t log q(y_t | x) + log p(y </s>) under the n-gram, in nats; the larger
+    weight, the nearer it is to ``one_pass``. Both know how frequent a token is, so the sum is a
+    score, no probability: choose weight on validation data. Arguments, errors and log_probs (the
+    model's) are those of ``one_pass``, which has to be of the n-gram's vocabulary. steps: 1, no
+    network reads anything again.
     """
     check_whole("k", k)
     if not weight > 0:
         raise Refusal(f"weight: expected > 0, got {weight!r}")
     log_q, own, behind = given_x(model, x, lengths)
-    if ngram.model.base != model.config.target_vocab:
-        raise Refusal(
-            f"ngram: expected a vocabulary of {model.config.target_vocab} as in model, got {ngram.model.base}"
-        )
+    vocabulary = model.config.target_vocab
+    if ngram.model.base != vocabulary:
+        expected = f"a vocabulary of {vocabulary} as in model"
+        raise Refusal(f"ngram: expected {expected}, got {ngram.model.base}")
     log_q[..., :UNKNOWN] = -math.inf  # an n-gram has no <pad>, <s> or </s> within a sentence
-    scores, candidates = log_q.topk(min(k, log_q.shape[-1] - UNKNOWN))  # (B, T, k)
+    scores, candidates = log_q.topk(min(k, vocabulary - UNKNOWN))  # (B, T, k)
     tokens = torch.full(behind.shape, PAD, device=x.device)
     for row, n in enumerate(own.tolist()):
         columns = candidates[row, :n].cpu().numpy(), weight * scores[row, :n].double().cpu().numpy()
@@ -46,42 +56,41 @@ def rescore(
     return Decoded(tokens, log_probs, own, 1)
 
 
-def tuned(found: Callable[[float], list], y: list, weights: Sequence[float]) -> float:
-    """The weight whose conversions ``found(weight)`` have the most sentences of y right, then characters."""
-    return max(weights, key=lambda weight: accuracy(found(weight), y)[::-1])
+def tuned(
+    decode: Callable[[float], list[list[int]]], y: list[list[int]], weights: Sequence[float]
+) -> float:
+    """The weight whose ``decode(weight)`` has the most sentences of y right, then characters."""
+    return max(weights, key=lambda weight: accuracy(decode(weight), y)[::-1])
 
 
 class Reranker:
-    """Does a network know something that counting does not? Of the ``k`` best paths of ``words``, the one that is
-    best when weight * log q(y | x) of the network is added to their scores, in nats. All k are read at once."""
+    """Does a network know something that counting does not? Of the ``k`` best paths of ``words``,
+    the one that is best when weight * log q(y | x) of the network (nats) is added to its score."""
 
-    def __init__(self, words: WordNGram, network, k: int = 10):
+    def __init__(self, words: WordNGram, network: DualStreamSAR | Autoregressive, k: int = 10):
         self.words, self.network, self.k = words, network, k
 
-    def paths(self, x: Sequence[int]) -> list[tuple[float, float, list[int]]]:
-        """(score, log q, text) of each path, the best first."""
-        found = list(islice(self.words.lattice(x).paths(), self.k))
-        texts = [[token for word in path for token in word] for _, path in found]
-        log_q = self._log_q(x, texts)
-        return [(score, q, text) for (score, _), q, text in zip(found, log_q, texts, strict=True)]
-
     @torch.inference_mode()
-    def _log_q(self, x, texts) -> list[float]:
+    def paths(self, x: Sequence[int]) -> list[Path]:
+        """The k best paths, the best first: all are read by the network at once."""
+        paths = list(islice(self.words.lattice(x).paths(), self.k))
+        texts = [[token for word in words for token in word] for _, words in paths]
         device = next(self.network.parameters()).device
-        x, y = torch.tensor([x], device=device), torch.tensor(texts, device=device)
+        source, y = torch.tensor([x], device=device), torch.tensor(texts, device=device)
         if isinstance(self.network, DualStreamSAR):
-            log_q = self.network(x)[0].log_softmax(-1)  # (T, V): the same for every text
-            return log_q.gather(1, y.T).sum(0).tolist()
-        return log_likelihood(self.network, x.expand(len(y), -1), y).sum(1).tolist()
+            log_q = self.network(source)[0].log_softmax(-1).gather(1, y.T).sum(0)  # (T, V): one x
+        else:
+            log_q = log_likelihood(self.network, source.expand(len(y), -1), y).sum(1)
+        scores = [score for score, _ in paths]
+        return list(zip(scores, log_q.tolist(), texts, strict=True))
 
     @staticmethod
-    def best(paths: list, weight: float) -> list[int]:
+    def best(paths: list[Path], weight: float) -> list[int]:
+        """The text of the best of ``paths``, when the network's say has that weight."""
         return max(paths, key=lambda path: path[0] + weight * path[1])[2]
 
-    def tuned(self, split: Split) -> Callable:
-        """``decode`` with the best of seven weights on ``split``; 0 is among them, and leaves the network out."""
-        every = [self.paths(x) for x in split.x]
-        weight = tuned(
-            lambda w: [self.best(p, w) for p in every], split.y, (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-        )
+    def tuned(self, split: Split) -> Callable[[Iterable[Sequence[int]]], list[list[int]]]:
+        """``decode`` with the best of seven weights on ``split``; 0 leaves the network out."""
+        every, weights = [self.paths(x) for x in split.x], (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+        weight = tuned(lambda w: [self.best(paths, w) for paths in every], split.y, weights)
         return lambda xs: [self.best(self.paths(x), weight) for x in xs]

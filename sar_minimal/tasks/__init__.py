@@ -14,55 +14,58 @@ pinyin, hsk           the same, textbook sentences                evaluation onl
 pinyin, file:PATH     the same, a teacher's own text              whatever you bring
 ====================  ==========================================  ==========================
 
-Each row is made in a file of this folder. ``sar cards`` writes the data cards, ``data/*.md``, from the tasks
-as they load (sections 3.4 and 5).
+Each row is made in a file of this folder. ``sar cards`` writes the data cards, ``data/*.md``, from
+the tasks as they load (sections 3.4 and 5).
 """
 
 import inspect
+from functools import partial
+from typing import Any
 
 from ..checks import Refusal, check_whole
 from ..data import Task
 from . import docstrings, exact, instructions, numerals, pinyin, symbols
-from .splits import check_sizes
+from .splits import Maker, check_sizes
 
-MAKERS = {
-    **dict.fromkeys(symbols.GENERATED, symbols.make),
-    **exact.LANGUAGES,
+MAKERS: dict[str, Maker] = {
+    **{kind: partial(symbols.make, kind) for kind in symbols.ANSWERS},
+    "homophone": exact.homophone,
+    "coherence": exact.coherence,
     "numerals": numerals.make,
     "docstrings": docstrings.make,
     "instructions": instructions.make,
-}  # and pinyin, whose maker its corpus says
+}
+TASKS = (*MAKERS, "pinyin")  # the names of all; what makes pinyin, its corpus says
 
 
-def load_task(name: str, **options) -> Task:
-    """The task called ``name``; see the table at the top of this file.
+def load_task(name: str, **options: Any) -> Task:
+    """The task called ``name``, one of ``TASKS``; ``Task.options`` holds all options, defaults too.
 
-    Options of copy, reverse, sort: symbols, min_length, max_length, sizes, seed.
-    Options of homophone: hanzi, syllables, sharpness, language (its seed), length, sizes, seed; of coherence:
-    words, dialects, tell, length, sizes, seed. ``exact.language_of`` gives the language itself.
-    Options of numerals: digits (the most), sizes, seed.
-    Options of docstrings: length; of instructions: shots (at most, in the prompt), shuffled, sizes, seed.
-    Options of pinyin: corpus = "words" (sizes, seed, stop, lexicon), "news", "hsk" (vocabulary_of) or "file:PATH".
-    Raises ValueError naming what is wrong and what there is, MissingPackage with the line to install.
+    Of all that are drawn: sizes (of train, validation, test), seed.
+    copy, reverse, sort: symbols (how many), min_length, max_length.
+    homophone: hanzi, syllables (how many), sharpness (0: at random), language (its seed), length.
+    coherence: words (of each dialect), dialects, tell (chance that x says which), length.
+    numerals: digits (the most, up to 8). docstrings: length (characters a piece).
+    instructions: shots (worked examples in each prompt), working (y shows the letters in their new
+    order first), shuffled (train and validation are told another row's instruction).
+    pinyin: corpus, and what that has: "words" stop (chance to end after a word), lexicon (only the
+    so many most frequent words); "hsk" vocabulary_of (the corpus whose vocabularies it takes);
+    "news" and "file:PATH" nothing.
+    Raises ValueError naming what is wrong and what there is, MissingPackage with what to install.
     """
-    if name == "pinyin":
-        corpus = options.pop("corpus", "words")
-        (make, fixed), chosen = pinyin.corpus_maker(corpus), {"corpus": corpus}
-    elif name in MAKERS:
-        make, chosen = MAKERS[name], {}
-        fixed = {"kind": name} if name in symbols.GENERATED else {}
-    else:
-        raise Refusal(f"task: expected one of {', '.join(MAKERS)}, pinyin, got {name!r}")
-    parameters = inspect.signature(make).parameters
-    known = {option: p.default for option, p in parameters.items() if option not in fixed}
+    if name not in TASKS:
+        raise Refusal(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    chosen = {"corpus": options.pop("corpus", "words")} if name == "pinyin" else {}
+    make = pinyin.corpus_maker(**chosen) if chosen else MAKERS[name]
+    known = {option: p.default for option, p in inspect.signature(make).parameters.items()}
     for option in options:
         if option not in known:
-            there = ["corpus"] * bool(chosen) + list(known)
             of = f"{name} ({chosen['corpus']})" if chosen else name
-            raise Refusal(f"option {option!r}: {of} has no such option; it has {', '.join(there)}")
-    options = {**known, **options}
+            there = ", ".join([*chosen, *known])
+            raise Refusal(f"option {option!r}: {of} has no such option; it has {there}")
+    options = known | options
     if "sizes" in options:
         options["sizes"] = check_sizes(options["sizes"])
         check_whole("seed", options["seed"], least=0)
-    source, target, splits, card = make(**fixed, **options)
+    source, target, splits, card = make(**options)
     return Task(name, {**chosen, **options}, source, target, *splits, card)

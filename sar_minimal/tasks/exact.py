@@ -3,39 +3,50 @@
 import torch
 
 from ..checks import Refusal
-from ..data import SPECIALS, Card, Split, Task, Vocab
+from ..data import SPECIALS, Card, Task, Vocab
 from ..languages import CoherenceLanguage, HomophoneLanguage
-from .splits import cut, measure
+from .splits import Made, Sizes, cut, measure
 
 
-def _homophone(
-    hanzi=9, syllables=3, sharpness=2.0, language=0, length=6, sizes=(200_000, 5000, 5000), seed=0
-):
+def homophone(
+    hanzi: int = 9,
+    syllables: int = 3,
+    sharpness: float = 2.0,
+    language: int = 0,
+    length: int = 6,
+    sizes: Sizes = (200_000, 5000, 5000),
+    seed: int = 0,
+) -> Made:
+    """Sounds and hanzi of a random ``HomophoneLanguage``; for the options see ``load_task``."""
     exact = HomophoneLanguage.random(hanzi, syllables, sharpness, seed=language)
-    about = (
-        f"{hanzi} hanzi, {syllables} syllables, sharpness {sharpness}, drawn from seed {language}"
-    )
-    return _sampled("homophone", exact, about, length, sizes, seed)
+    sounds = f"{hanzi} hanzi, {syllables} syllables, sharpness {sharpness}"
+    return _draw("homophone", exact, f"{sounds}, drawn from seed {language}", length, sizes, seed)
 
 
-def _coherence(words=4, dialects=2, tell=0.0, length=6, sizes=(200_000, 5000, 5000), seed=0):
+def coherence(
+    words: int = 4,
+    dialects: int = 2,
+    tell: float = 0.0,
+    length: int = 6,
+    sizes: Sizes = (200_000, 5000, 5000),
+    seed: int = 0,
+) -> Made:
+    """Sounds and hanzi of a ``CoherenceLanguage``; for the options see ``load_task``."""
     exact = CoherenceLanguage(words, dialects, tell)
     about = f"{words} words in each of {dialects} dialects, a tell with probability {tell}"
-    return _sampled("coherence", exact, about, length, sizes, seed)
+    return _draw("coherence", exact, about, length, sizes, seed)
 
 
-LANGUAGES = {"homophone": _homophone, "coherence": _coherence}
-
-
-def _sampled(name, language, about, length, sizes, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, y = language.sample(sum(sizes), length, generator)
-    spelled, names = [0] * language.syllables, []
+def _draw(
+    name: str, language: HomophoneLanguage, about: str, length: int, sizes: Sizes, seed: int
+) -> Made:
+    x, y = language.sample(sum(sizes), length, torch.Generator().manual_seed(seed))
+    splits = cut((x + len(SPECIALS)).tolist(), (y + len(SPECIALS)).tolist(), sizes)
+    sounds = [chr(ord("a") + s) if s < 26 else f"s{s}." for s in range(language.syllables)]
+    spelled, hanzi = [0] * len(sounds), []
     for s in language.syllable_of.tolist():  # the hanzi that sound like a are a1, a2, ...
         spelled[s] += 1
-        names.append(f"{_sound(s)}{spelled[s]}")
-    x, y = (x + len(SPECIALS)).tolist(), (y + len(SPECIALS)).tolist()
-    splits = [Split(*pair) for pair in zip(cut(x, sizes), cut(y, sizes), strict=True)]
+        hanzi.append(f"{sounds[s]}{spelled[s]}")
     card = Card(
         name=name,
         source=f"Generated: {about}; length {length}, sequences from seed {seed}.",
@@ -46,17 +57,13 @@ def _sampled(name, language, about, length, sizes, seed):
             "A sequence may be in several splits: what is learned is the language, not a list.",
         ),
     )
-    return Vocab(map(_sound, range(language.syllables))), Vocab(names), splits, card
-
-
-def _sound(s: int) -> str:
-    return chr(ord("a") + s) if s < 26 else f"s{s}."
+    return Vocab(tuple(sounds)), Vocab(tuple(hanzi)), splits, card
 
 
 def language_of(task: Task) -> HomophoneLanguage:
     """The language that the sequences of a homophone or coherence task are drawn from.
 
-    Its hanzi v is the task's token v + 4. Raises ValueError for any other task.
+    Its hanzi v is the task's token v + len(SPECIALS). Raises ValueError for any other task.
     """
     o = task.options
     if task.name == "homophone":

