@@ -15,7 +15,6 @@ from .blocks import Block, Config, Model, decoder, log_softmax, norm
 from .checks import Refusal, WrongType, check_new, check_whole
 from .data import Batch, Decoded
 from .losses import ar_loss
-from .shift import past_end
 
 
 class ContentQueryAttention(nn.Module):
@@ -171,7 +170,7 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
     many as x has, or None, which is the same; other lengths are for the models of ``lengths.py``.
     Raises TypeError or ValueError on wrong input, or a model that needs its own output.
     """
-    log_q, own, _ = given_x(model, x, lengths)
+    log_q, own = given_x(model, x, lengths)
     if new is not None and bool(((asked := check_new(new, own)) != own).any()):
         raise Refusal(
             f"new: one_pass makes one token for each of x, expected {own.tolist()[:4]} or None, got "
@@ -181,10 +180,8 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
     return Decoded.of(tokens, log_probs, own, 1)
 
 
-def given_x(
-    model: DualStreamSAR, x: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(y_t | x) (B, T, V), each row's length (B,), which positions lie behind it (B, T)."""
+def given_x(model: DualStreamSAR, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """log p(y_t | x), (B, T, V), and each row's length, (B,)."""
     if not isinstance(model, DualStreamSAR):
         raise WrongType(
             f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
@@ -192,4 +189,4 @@ def given_x(
     own = model.check_source(x, lengths)
     lengths = None if lengths is None else own
     log_q = log_softmax(model(x, lengths, trusted=True))
-    return log_q, own, past_end(own, x.shape[1])
+    return log_q, own

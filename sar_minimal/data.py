@@ -220,13 +220,13 @@ class Task:
     """Pairs x -> y with their vocabularies. ``load_task(task.name, **task.options)`` remakes it."""
 
     name: str
-    options: dict
     source: Vocab
     target: Vocab
     train: Split
     validation: Split
     test: Split
-    card: Card
+    options: dict = field(default_factory=dict)
+    card: Card | None = None
 
     @functools.cached_property
     def equal_lengths(self) -> bool:

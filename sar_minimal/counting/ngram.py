@@ -69,11 +69,6 @@ class NGram:
             grams = self.model.levels[2].grams
             self._seen = np.log(self.model.prob(grams // base, grams % base))
 
-    @property
-    def _candidates(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """The old name, for lab/bench_pinyin.py; to go when that reads ``candidates``."""
-        return {s: (column.hanzi, column.weights) for s, column in self.candidates.items()}
-
     def log_prob(self, ys: Sequence[Sequence[int]]) -> np.ndarray:
         """log p(y </s>) of each sentence under the language model alone, in nats: (N,)."""
         return self.model.log_prob(ys)

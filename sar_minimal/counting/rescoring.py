@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..algorithm1 import DualStreamSAR, given_x
 from ..autoregressive import Autoregressive
+from ..blocks import decoder
 from ..checks import Refusal, check_whole
 from ..data import Decoded, Split, accuracy
 from ..decoding import log_likelihood
@@ -20,7 +21,7 @@ from .word_ngram import WordNGram
 Path = tuple[float, float, list[int]]  # of a reranker: score, log q, text
 
 
-@torch.inference_mode()
+@decoder
 def rescore(
     model: DualStreamSAR,
     x: Tensor,
@@ -41,19 +42,18 @@ def rescore(
     check_whole("k", k)
     if not weight > 0:
         raise Refusal(f"weight: expected > 0, got {weight!r}")
-    log_q, own, behind = given_x(model, x, lengths)
+    log_q, own = given_x(model, x, lengths)
     vocabulary = model.config.target_vocab
     if ngram.model.base != vocabulary:
         expected = f"a vocabulary of {vocabulary} as in model"
         raise Refusal(f"ngram: expected {expected}, got {ngram.model.base}")
     log_q[..., :UNKNOWN] = -math.inf  # an n-gram has no <pad>, <s> or </s> within a sentence
     scores, candidates = log_q.topk(min(k, vocabulary - UNKNOWN))  # (B, T, k)
-    tokens = torch.full(behind.shape, PAD, device=x.device)
+    tokens = torch.full(x.shape, PAD, device=x.device)
     for row, n in enumerate(own.tolist()):
         columns = candidates[row, :n].cpu().numpy(), weight * scores[row, :n].double().cpu().numpy()
         tokens[row, :n] = torch.tensor(ngram.search(*columns), device=x.device)
-    log_probs = log_q.gather(2, tokens[..., None])[..., 0].masked_fill(behind, 0.0)
-    return Decoded(tokens, log_probs, own, 1)
+    return Decoded.of(tokens, log_q.gather(2, tokens[..., None])[..., 0], own, 1)
 
 
 def tuned(

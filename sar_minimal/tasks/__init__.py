@@ -68,4 +68,4 @@ def load_task(name: str, **options: Any) -> Task:
         options["sizes"] = check_sizes(options["sizes"])
         check_whole("seed", options["seed"], least=0)
     source, target, splits, card = make(**options)
-    return Task(name, {**chosen, **options}, source, target, *splits, card)
+    return Task(name, source, target, *splits, {**chosen, **options}, card)
