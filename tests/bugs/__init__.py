@@ -556,7 +556,7 @@ BUGS = [
         "optimiser forgotten",
         "A resumed run begins with empty averages in AdamW: a bump in the loss, at every stop.",
         runs.Run._restore,
-        {"optimizer.load_state_dict(state)": "pass"},
+        {"self.optimizer.load_state_dict(state)": "pass"},
         ((laws.resume_is_exact, "sar"),),
     ),
     Bug(
