@@ -51,9 +51,10 @@ demo: $(READY) ## train SAR and AR on pinyin to hanzi, compare, then type your o
 bench: $(READY) ## speed and memory beside other libraries
 	$(VENV)/bin/sar bench $(ARGS)
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(READY) ## repair style
 	$(PY) -m ruff check --fix .

@@ -255,11 +255,11 @@ class Decoded:
         return self.steps + self.reads
 
     @classmethod
-    def of(cls, tokens: Tensor, log_probs: Tensor, lengths: Tensor, steps: int, reads: int = 0):
-        """As the constructor, whatever stands behind each row's end."""
+    def of(cls, tokens: Tensor, log_probs: Tensor, lengths: Tensor, *counts: int) -> "Decoded":
+        """As the constructor, whatever stands behind each row's end. counts: steps, reads."""
         behind = past_end(lengths, tokens.shape[1])
         ended = (tensor.masked_fill(behind, PAD) for tensor in (tokens, log_probs))  # PAD is 0
-        return cls(*ended, lengths, steps, reads)
+        return cls(*ended, lengths, *counts)
 
 
 def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[list[int]]:

@@ -91,9 +91,11 @@ def _in_processes(runs: list[Run], most: int) -> list[list[dict]]:
     return [answer.result()[1] for answer in answers]
 
 
+inherited: list[Run] = []  # filled in a child alone
+
+
 def _begin(runs: list[Run]) -> None:
-    global inherited  # of a child alone
-    inherited = runs
+    inherited.extend(runs)
     torch.set_num_threads(1)
 
 

@@ -555,14 +555,14 @@ BUGS = [
     Bug(
         "optimiser forgotten",
         "A resumed run begins with empty averages in AdamW: a bump in the loss, at every stop.",
-        runs._restore,
-        {"optimizer.load_state_dict(state)": "pass"},
+        runs.Run._restore,
+        {"self.optimizer.load_state_dict(state)": "pass"},
         ((laws.resume_is_exact, "sar"),),
     ),
     Bug(
         "random state forgotten",
         "A resumed run draws other dropout than the one that never stopped.",
-        runs._restore,
+        runs.Run._restore,
         {"torch.set_rng_state(tensors": "(tensors"},
         ((laws.resume_is_exact, "ar"),),
     ),
