@@ -71,7 +71,7 @@ def decoder(function: Callable) -> Callable:
 
 def log_softmax(logits: Tensor) -> Tensor:
     """log p over the last axis, in nats, never in less than float32."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return (logits.float() if logits.itemsize < 4 else logits).log_softmax(-1)
 
 
 def norm(h: Tensor, gain: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""What each decoder can know at best of a language, exactly: a loss below the entropy of its
-question is a bug.
+"""What each decoder can know at best of a language, exactly.
 
 Each kind of decoder answers a question of its own about y given x:
 

@@ -1,5 +1,4 @@
-"""Languages that we know all about: what is said, y, how it sounds, x, and every probability
-between the two.
+"""Languages that we know all about: what is said, y, how it sounds, x, and p of both.
 
 In a ``HomophoneLanguage`` the target y is a Markov chain of hanzi and the source x is how they
 sound. Several hanzi share a syllable, so x is a hidden Markov model and p(y | x) is known. What a

@@ -1,5 +1,4 @@
-"""A language model that is told the shift: section 1.3's pre-training, and a guess of K tokens at
-once."""
+"""A language model that is told the shift: section 1.3's pre-training, and a guess of K tokens."""
 
 from dataclasses import replace
 

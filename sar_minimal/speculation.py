@@ -1,5 +1,4 @@
-"""Between one pass and step by step: guess all tokens, look at the guesses, keep the ones that
-hold.
+"""Between one pass and step by step: guess all tokens, and keep the guesses that hold.
 
 An autoregressive model makes tokens one by one, but it *scores* T tokens in one pass (teacher
 forcing). The decoders here put the scoring to work on guesses. A guess is kept when it is what the

@@ -1,5 +1,4 @@
-"""Entropies, and what the losses of a language are in expectation, term by term, without training
-anything."""
+"""Entropies, and the losses of a language in expectation, term by term, without training."""
 
 from dataclasses import dataclass
 

@@ -152,8 +152,7 @@ def loss_and_gradients(
 
     Attention is done by plain products: with sequences as short as the book's, a training step on a
     CPU is 1.2 times as fast as with the fused kernels, which are made for long ones. mixed:
-    bfloat16, and whatever kernel torch picks. So trained on an H200, two of three models of chapter
-    6 learned only in part what all three learn on a CPU (LOG.md, 27 November 2026).
+    bfloat16, and whatever kernel torch picks.
     """
     plain = nullcontext() if mixed else sdpa_kernel(SDPBackend.MATH)
     device = next(model.parameters()).device

@@ -1,5 +1,4 @@
-"""One pass of the network, and then agreement that is learned: a chain over the scores of Algorithm
-1.
+"""One pass of the network, then agreement that is learned: a chain over its scores.
 
 Algorithm 1 says how well each token would do at each position, s_t(v), all at once. A matrix M says
 how well a token follows another, so that y is scored as a whole, a conditional random field
