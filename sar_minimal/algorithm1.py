@@ -51,11 +51,10 @@ class ContentQueryAttention(nn.Module):
 class DualStreamSAR(Model):
     """Algorithm 1: two embeddings of x, L layers on each, content-query attention, softmax, argmax.
 
-    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; or a
-    function of T and device that returns (T, T) booleans. ``streams=1`` feeds one stream to both
-    sides of CQA (give it 2L layers for equal parameters). ``completion="vocabulary"`` projects what
-    CQA read to V; ``"copy"`` spreads CQA's weights over the tokens that stand in x, which needs one
-    vocabulary for both sides.
+    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; or a function
+    of T and device that returns (T, T) booleans. streams: 1 feeds one stream to both sides of CQA
+    (give it 2 L layers for equal parameters). completion: "vocabulary" projects what CQA read to V;
+    "copy" spreads CQA's weights over the tokens of x, which needs one vocabulary for both sides.
 
     CQA carries the layers' mask (else a causal model would see the future at its last step) and,
     like every attention layer of a Transformer, adds to the stream that asked. The document does
@@ -139,7 +138,7 @@ class DualStreamSAR(Model):
         """scores: (B, T, S) over positions. Returns log p over tokens, (B, T, V)."""
         B, T, S = scores.shape
         p = scores.new_zeros(B, T, self.config.target_vocab)
-        p = p.scatter_add(2, x[:, None].expand(B, T, S), scores.softmax(-1))
+        p = p.scatter_add(2, x[:, None].expand(B, T, S), scores.softmax(-1).nan_to_num())
         return torch.log((1 - self.COPY_FLOOR) * p + self.COPY_FLOOR / self.config.target_vocab)
 
 

@@ -40,7 +40,8 @@ class Autoregressive(Model):
     """A decoder with a cache: what ``EncoderDecoderAR`` and ``DecoderLM`` share.
 
     mask: what a token sees of those before it, "causal" for all of them; or a function of T and
-    device that returns (T, T) booleans.
+    device that returns (T, T) booleans, taken at its word: with one that shows what is to come the
+    model cheats, and with one whose first rows depend on T, a cache is no longer sound.
     """
 
     def __init__(self, config: Config, mask: Mask, cross: bool):
@@ -102,7 +103,7 @@ class DecoderLM(Autoregressive):
         return self._teacher_forced(tokens, None)
 
     @property
-    def reads(self) -> int:
+    def start_vocab(self) -> int:
         """V of what ``start`` reads, here of a prompt."""
         return self.config.target_vocab
 
@@ -137,7 +138,7 @@ class EncoderDecoderAR(Autoregressive):
         return self._teacher_forced(y_in, self.encode(x, None if lengths is None else own))
 
     @property
-    def reads(self) -> int:
+    def start_vocab(self) -> int:
         """V of what ``start`` reads, here of a source."""
         return self.config.source_vocab
 

@@ -25,7 +25,7 @@ class Config:
 
     source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
     width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
-    feed-forward layer, in multiples of D. max_length: the longest sequence it may see.
+    feed-forward layer, in multiples of D. max_length: the longest sequence it may see. dropout: 0 to 1.
     What one model alone has to choose is an argument of its class, see ``Model.options``.
     """
 
@@ -56,15 +56,15 @@ def decoder(function: Callable) -> Callable:
     @functools.wraps(function)
     @torch.inference_mode()
     def decode(*arguments, **options):
-        given = (*arguments, *options.values())
-        training = [m for m in given if isinstance(m, Model) and m.training]
-        for model in training:
-            model.eval()
+        models = [m for m in (*arguments, *options.values()) if isinstance(m, Model)]
+        training = [part for model in models for part in model.modules() if part.training]
+        for part in training:  # each on its own: some may be frozen
+            part.training = False
         try:
             return function(*arguments, **options)
         finally:
-            for model in training:
-                model.train()
+            for part in training:
+                part.training = True
 
     return decode
 

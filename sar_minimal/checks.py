@@ -6,14 +6,8 @@ A message reads ``name: expected ..., got ...``. Nothing else of the book is nee
 import torch
 from torch import Tensor
 
-
-class Refusal(ValueError):
-    """Input that is not taken; the message names it, says what was expected and what came. Anything
-    else that goes wrong is a bug of ours, and the command line shows it as one."""
-
-
-class WrongType(Refusal, TypeError):
-    """Input of a type that is not taken."""
+from .errors import Refusal as Refusal
+from .errors import WrongType as WrongType
 
 
 def check_whole(name: str, value, least: int = 1) -> None:

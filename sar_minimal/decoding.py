@@ -5,7 +5,7 @@ the number of forward passes that had to wait for the one before: 1 for ``one_pa
 here, which is what the document's title promises to change (sections 3.2, 3.3). What lies between
 is in ``speculation.py``, ``masked.py`` and ``shifted.py``.
 
-The decoders know three things of a model: ``start`` makes a state with a cache and a prompt,
+What the decoders ask of a model above all: ``start`` makes a state with a cache and a prompt,
 ``step`` reads more tokens, ``state.reorder`` moves rows about.
 """
 
@@ -113,7 +113,7 @@ def beam(
     B, read, K, longest = len(x), int(before.min()), width, int(stop.max())
 
     rows = torch.arange(B, device=x.device).repeat_interleave(K)  # beam k of row b is b * K + k
-    tokens = F.pad(prompt, (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
+    tokens = F.pad(prompt.long(), (0, longest - prompt.shape[1]), value=PAD)  # (B, longest)
     tokens, before, stop = tokens[rows], before[rows], stop[rows]
     log_probs = zeros(tokens, model)
     first = torch.arange(B * K, device=x.device) % K == 0
@@ -171,7 +171,7 @@ def _check(model, x, lengths):
         raise WrongType(
             f"model: expected an autoregressive one (EncoderDecoderAR, DecoderLM), got {type(model).__name__}"
         )
-    model.check_input(x, model.reads, "x")
+    model.check_input(x, model.start_vocab, "x")
     return check_lengths(lengths, x)
 
 

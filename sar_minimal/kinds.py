@@ -50,10 +50,11 @@ def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     """
     if kind not in KINDS:
         raise Refusal(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
-    model, shared = KINDS[kind].model, {field.name for field in fields(Config)}
+    model, vocabularies = KINDS[kind].model, {"source_vocab", "target_vocab"}
+    shared = {field.name for field in fields(Config)} - vocabularies
     own = {name: options.pop(name) for name in model.option_names() if name in options}
     if unknown := [name for name in options if name not in shared]:
-        has = [*model.option_names(), *sorted(shared - {"source_vocab", "target_vocab"})]
+        has = [*model.option_names(), *sorted(shared)]
         raise Refusal(
             f"{unknown[0]}: the kind {kind!r} has no such option; it has {', '.join(has)}"
         )

@@ -84,7 +84,7 @@ class LengthSAR(Model):
 
     def length_logits(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """log p(T | x) of T = 1, 2, ..., up to a constant: (B, max_length) from x (B, S)."""
-        x, own = _marked(x, check_lengths(None, x) if lengths is None else lengths)
+        x, own = _marked(x, self.check_source(x, lengths))
         s = self.streams
         turn, mask = s.turn(0, x.shape[1]), padding_mask(own, x.shape[1])
         h = F.embedding(x, s.embed[0])  # (B, 1 + S, D)

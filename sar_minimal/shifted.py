@@ -43,10 +43,10 @@ class ShiftedLM(Model):
 
     def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The K tokens behind each row's end, in one pass: logits (B, K, V) from tokens (B, T)."""
+        self.check_input(tokens, self.config.target_vocab, "tokens")
         B, K = len(tokens), self.shifts
         shifts = torch.arange(1, K + 1, device=tokens.device).repeat(B)  # (B K,)
-        own = check_lengths(None, tokens) if lengths is None else lengths
-        last = (own - 1).repeat_interleave(K)
+        last = (check_lengths(lengths, tokens) - 1).repeat_interleave(K)
         logits = self(tokens.repeat_interleave(K, 0), shifts, trusted=True)  # (B K, T, V)
         return logits[torch.arange(B * K, device=tokens.device), last].view(B, K, -1)
 
@@ -80,7 +80,5 @@ def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> De
     Raises TypeError or ValueError on wrong input.
     """
     check_model(model, ShiftedLM)
-    model.check_input(x, model.config.target_vocab, "tokens")
-    own = check_lengths(lengths, x)
-    log_probs, tokens = log_softmax(model.ahead(x, own)).max(-1)  # (B, K) each
-    return Decoded(tokens, log_probs, torch.full_like(own, tokens.shape[1]), 1)
+    log_probs, tokens = log_softmax(model.ahead(x, lengths)).max(-1)  # (B, K) each
+    return Decoded(tokens, log_probs, tokens.new_full((len(tokens),), tokens.shape[1]), 1)

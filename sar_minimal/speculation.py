@@ -183,9 +183,7 @@ def _asker(model, x, lengths, draft, temperature, generator):
                 raise Refusal(f"draft: expected {side} {one} as in model, got {other}")
 
         def ask(tokens, own):
-            logits = (
-                draft(x, lengths, trusted=True) if one_pass else draft.ahead(tokens, own)
-            )  # (B, k, V)
+            logits = draft(x, lengths) if one_pass else draft.ahead(tokens, own)  # (B, k, V)
             if temperature is None:
                 return logits.argmax(-1), None
             q = (logits / temperature).softmax(-1)

@@ -27,8 +27,8 @@ class Recipe:
     """How to train. Raises ValueError, naming the field.
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
-    learning rate, reached after ``warmup`` steps, then down a cosine to 0. decay: AdamW's. clip:
-    the largest gradient norm. short: so many of the steps come first, on the shortest third of the
+    learning rate, then down a cosine to 0. warmup: steps until it is reached. decay: AdamW's. clip:
+    the largest gradient norm. seed: of weights, batches and draws. short: so many of the steps come first, on the shortest third of the
     pairs alone: a model that has to find out where in x to look does so sooner where there is
     little to look at (a curriculum, Bengio 2009). report: steps between two lines of metrics.
     checkpoint: steps between two checkpoints. mixed: multiply in bfloat16 and attend by the fused
@@ -54,10 +54,12 @@ class Recipe:
         for name in ("rate", "clip"):
             if not getattr(self, name) > 0:
                 raise Refusal(f"{name}: expected > 0, got {getattr(self, name)!r}")
-        for name in ("warmup", "decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise Refusal(f"{name}: expected >= 0, got {getattr(self, name)!r}")
-        check_whole("short", self.short, least=0)
+        if not self.decay >= 0:
+            raise Refusal(f"decay: expected >= 0, got {self.decay!r}")
+        for name in ("warmup", "seed", "short"):
+            check_whole(name, getattr(self, name), least=0)
+        if self.seed >= 2**63:
+            raise Refusal(f"seed: expected less than 2 ** 63, got {self.seed}")
         if not isinstance(self.mixed, bool):
             raise Refusal(f"mixed: expected True or False, got {self.mixed!r}")
         if self.short > self.steps:

@@ -1237,6 +1237,8 @@ def decoders_do_not_drop(which):
     rest, narrow = decode(model, x), decode(model, x.int())
     busy = decode(model.train(), x)
     assert model.training and all(part.training for part in model.modules())
+    frozen = list(model.modules())[-1].eval()  # stays as it was, whatever the rest is
+    assert decode(model, x) and model.training and not frozen.training
     for other in (busy, narrow):
         _same_decoding(other, rest, which)
         assert (other.tokens.dtype, other.lengths.dtype) == (torch.int64, torch.int64)

@@ -381,7 +381,7 @@ def test_recipe_counts(field):
 
 
 def test_recipe_rates():
-    for field, least in (("rate", "> 0"), ("clip", "> 0"), ("warmup", ">= 0"), ("decay", ">= 0")):
+    for field, least in (("rate", "> 0"), ("clip", "> 0"), ("decay", ">= 0")):
         for wrong in (-1, float("nan")):
             refuses(ValueError, f"^{field}: expected {least}, got", Recipe, **{field: wrong})
     refuses(ValueError, "^seed: expected", Recipe, seed=-1)
@@ -694,3 +694,33 @@ def test_a_mask_that_is_no_mask_is_refused():
     for mask in (lambda T, device: torch.ones(T, T), lambda T, device: torch.ones(T, 1).bool()):
         model = DualStreamSAR(Config(9, 9, width=8, heads=1), mask=mask)
         refuses(ValueError, r"^mask: expected booleans of shape \(3, 3\), got torch", model, x)
+
+
+# ---------------------------------------------------------------- what trusts its caller is no door
+
+
+def test_a_draft_that_is_too_short_is_refused():
+    x, message = X.narrow(1, 0, 3), "^{}: the model's max_length is 2, got 3 tokens"
+    short = build("sar-full-2-vocabulary", V=11, max_length=2)
+    refuses(ValueError, message.format("x"), draft_and_verify, build("ar"), x, short)
+
+
+def test_public_methods_of_models_check():
+    shifted, length = build("shifted", shifts=2), build("length")
+    for wrong in ([0, 3], [3, 9]):
+        refuses(
+            ValueError, "^lengths: expected values in 1..5", shifted.ahead, X, torch.tensor(wrong)
+        )
+        refuses(ValueError, "^lengths: expected values in 1..5", length.length_logits, X, torch.tensor(wrong))  # fmt: skip
+    refuses(TypeError, "^tokens: expected a torch.Tensor", shifted.ahead, X.tolist())
+    refuses(
+        ValueError, "^x: expected ids in 0..11, got 99", length.length_logits, X + 95 * (X == 4)
+    )
+
+
+def test_recipes_in_whole_numbers():
+    for field in ("warmup", "seed"):
+        refuses(
+            ValueError, f"^{field}: expected a whole number >= 0, got 2.5", Recipe, **{field: 2.5}
+        )
+    refuses(ValueError, "^seed: expected less than 2", Recipe, seed=2**64)

@@ -132,7 +132,7 @@ def test_all_that_a_run_depends_on_is_a_flag(call):
     wanted = {name.replace("_", "-") for name in wanted - {"source_vocab", "target_vocab"}}
     assert flags == wanted | {"model", "out", "resume", "corpus"}
     words = " ".join(out.split())
-    assert "--warmup INT (50)" in words and "--rank INT of M; with 0" in words
+    assert "--warmup INT steps until it is reached (50)" in words and "--rank INT of M; with 0" in words
     assert all(re.search(rf"\b{name}\b", words) for name in (*KINDS, *MAKERS))
 
 
@@ -569,3 +569,19 @@ def test_as_a_process(runs):
         err = process.stderr.read()
     assert len(answer.split()) == 3, err
     assert process.returncode == 1 and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize("words", (["--help"], ["claims", "C08"], ["train"]))
+def test_what_needs_no_torch_does_not_wait_for_it(words):
+    """To import torch takes a second and a half; only ``sar train`` itself and what runs a model does."""
+    code = f"""
+import sys
+from sar_minimal.lab.cli import main
+try:
+    main({words!r})
+except SystemExit:
+    pass
+assert ("torch" in sys.modules) == ({words!r} == ["train"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checks import Refusal
+from ..errors import Refusal
 
 LEDGER = Path(__file__).parents[2] / "data" / "claims.toml"
 COLOURS = {
@@ -123,7 +123,11 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
     for file in sorted((path.parent / "measured").glob("*.json")):
         for id, record in measured_in(file).items():
             records.setdefault(id, []).append(record)
-    for row in tomllib.loads(path.read_text(encoding="utf-8"))["claim"]:
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))["claim"]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise Refusal(f"{path.name}: expected tables [[claim]], in TOML ({error})") from error
+    for row in written:
         try:
             claim = Claim(**row, measured=tuple(records.pop(row.get("id"), ())))
         except TypeError as error:

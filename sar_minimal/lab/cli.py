@@ -8,15 +8,12 @@ import argparse
 import inspect
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from ..blocks import Config
-from ..checks import Refusal
+from ..errors import Refusal  # nothing that needs torch: half of the commands do without
 from ..files import MissingPackage
-from ..kinds import KINDS
-from ..tasks import MAKERS
-from ..training import Recipe
 
 EXAMPLES = """examples:
   sar demo                                            train, compare, then type your own pinyin
@@ -36,13 +33,20 @@ EXAMPLES = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """What is understood, command by command; ``COMMANDS`` has a function for each."""
+def parser(training: bool = False) -> argparse.ArgumentParser:
+    """What is understood, command by command; ``COMMANDS`` has a function for each.
+
+    training: with the options of ``sar train``, which are read off the models, and so need torch.
+    """
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     text = "Shifted autoregressive models, small enough to read."
     main = argparse.ArgumentParser(prog="sar", description=text, epilog=EXAMPLES, **raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
+    train = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    if training:
+        _add_train(commands, train)
+    else:
+        commands.add_parser("train", help=train)
 
     add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
     add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
@@ -101,14 +105,16 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
 
 
-def _add_train(commands) -> None:
-    text = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+def _add_train(commands, text: str) -> None:
+    from ..kinds import KINDS
+    from ..tasks import TASKS
+
     kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
     epilog = "\n".join(["models:", *kinds]).replace("``", "")
     add = commands.add_parser(
         "train", help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     ).add_argument
-    add("task", metavar="TASK", help=", ".join([*MAKERS, "pinyin"]))
+    add("task", metavar="TASK", help=", ".join(TASKS))
     add("--model", required=True, choices=KINDS, help="see below")
     add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
     add("--resume", action="store_true", help="go on from the checkpoint in DIR")
@@ -119,6 +125,10 @@ def _add_train(commands) -> None:
 
 def _options() -> dict[str, dict]:
     """How argparse reads the fields of ``Recipe`` and ``Config`` and the options of each kind."""
+    from ..blocks import Config
+    from ..kinds import KINDS
+    from ..training import Recipe
+
     owners = [("", Recipe), ("", Config), *((f"{n}: ", k.model) for n, k in KINDS.items())]
     takers, flags = {}, {}  # of each option: the kind that takes it, what says what it is
     for kind, owner in owners:
@@ -137,7 +147,7 @@ def _options() -> dict[str, dict]:
 
 def _explained(name: str, owner: type) -> str:
     """The sentence of a class's docstring that begins with ``name:``, "" if there is none."""
-    sentence = rf"(?:^|\s){name}: (.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)"
+    sentence = rf"(?:^|\s){name}:\s+(.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)"
     text = re.search(sentence, inspect.getdoc(owner).replace("``", ""), re.DOTALL)
     return " ".join(text[1].split()) if text else ""
 
@@ -145,12 +155,16 @@ def _explained(name: str, owner: type) -> str:
 def parse(argv: list[str]) -> dict:
     """The command, and the arguments of its function in ``COMMANDS``; argparse's SystemExit if
     wrong."""
-    if argv[:1] == ["bench"] and not {*argv[1:2]} & {*BENCHES, "-h", "--help"}:
+    first = argv[1] if len(argv) > 1 else "-"
+    if argv[:1] == ["bench"] and first[0] == "-" and first not in ("-h", "--help"):
         argv = ["bench", "speed", *argv[1:]]
-    given, rest = parser().parse_known_args(argv)  # an option may stand before the sentence or ids
+    training = argv[:1] == ["train"]
+    given, rest = parser(training).parse_known_args(
+        argv
+    )  # an option may stand before the sentence or ids
     words = {"decode": "text", "claims": "ids"}.get(given.command)
     if rest and (words is None or any(word.startswith("-") for word in rest)):
-        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        parser(training).error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         getattr(given, words).extend(rest)
     return vars(given)
@@ -179,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
 def _train(task, model, out, resume, corpus, **options) -> int:
     from ..kinds import make_model
     from ..tasks import load_task
+    from ..training import Recipe
     from .runs import train
 
     recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if f.name in options})
@@ -199,7 +214,7 @@ def _decode(run, text, beam, new, verbose) -> int:
         print(convert(" ".join(text), verbose))
         return 0
     code = 0
-    for number, line in enumerate(sys.stdin, 1):
+    for number, line in enumerate(_lines(sys.stdin), 1):
         try:
             print(convert(line, verbose) if line.strip() else "", flush=True)
         except Refusal as error:  # say which, go on with the others, and let the exit code tell
@@ -207,6 +222,13 @@ def _decode(run, text, beam, new, verbose) -> int:
             print(f"sar: line {number}: {error}", file=sys.stderr)
             code = 1
     return code
+
+
+def _lines(stream: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from stream
+    except UnicodeDecodeError as error:
+        raise Refusal(f"standard input: expected text in {error.encoding} ({error})") from error
 
 
 def _claims(ids, markdown, json) -> int:

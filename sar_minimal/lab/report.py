@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from ..checks import Refusal
+from ..errors import Refusal
 from ..files import package_folder, write_atomically
 from .claims import COLOURS, LEDGER, Claim, Record, ledger, spread
 from .tables import as_markdown
@@ -136,7 +136,7 @@ Each claim of the document that can be tested, in our words, with the verdict th
 measurements
 support ({counts}). A chapter fails when it measures something that no longer supports the \
 verdict. This
-page is made from [claims.toml](../data/claims.toml) by `make run-nb`; `sar claims` prints the \
+page is made from [claims.toml](../data/claims.toml) and [what chapters measured](../data/measured) by `make run-nb`; `sar claims` prints the \
 same in a terminal.
 
 {table}"""

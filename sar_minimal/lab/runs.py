@@ -21,6 +21,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..autoregressive import Autoregressive
 from ..blocks import Config, Model
 from ..checks import Refusal
 from ..data import Batch, Task, Vocab
@@ -75,6 +76,8 @@ def _made(kind: type[Model], config: dict, options: dict | None = None, **_) -> 
         foreign = {name for other in KINDS.values() for name in other.model.option_names()}
         options = {name: config[name] for name in kind.option_names() if name in config}
         config = {name: value for name, value in config.items() if name not in foreign}
+        if issubclass(kind, Autoregressive):  # it had no mask of its own, whatever was asked for
+            options.pop("mask", None)
     return kind(Config(**config), **(options or {}))
 
 
@@ -273,11 +276,12 @@ class Run:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
-        with suppress(
-            TypeError, KeyError, AttributeError
-        ):  # until 2026-11-27 it held the options of all
+        # Until 2026-11-27 a configuration held the options of all models.
+        with suppress(TypeError, KeyError, AttributeError):
             config = theirs["config"].items()
             theirs["config"] = {name: v for name, v in config if name in ours["config"]}
+            if isinstance(self.model, Autoregressive) and "rank" in dict(config):
+                theirs["config"]["mask"] = "causal"  # it had no mask of its own
         for name, wanted in ours.items():
             if theirs.get(name) != wanted:
                 apart = _difference(theirs.get(name), wanted)

@@ -3,9 +3,9 @@
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
 
 from ..files import write_json
@@ -47,7 +47,7 @@ class Measured(dict):
 
     def __init__(self, path: Path | None, **about):
         about = {"machine": platform.processor() or platform.machine()} | about
-        super().__init__(machine=[about | {"torch": torch.__version__}])
+        super().__init__(machine=[about | {"torch": version("torch")}])
         self.path, self.began = path, time.perf_counter()
         print("  ".join(f"{key} {value}" for key, value in self["machine"][0].items()))
 
