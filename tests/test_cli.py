@@ -132,7 +132,10 @@ def test_all_that_a_run_depends_on_is_a_flag(call):
     wanted = {name.replace("_", "-") for name in wanted - {"source_vocab", "target_vocab"}}
     assert flags == wanted | {"model", "out", "resume", "corpus"}
     words = " ".join(out.split())
-    assert "--warmup INT steps until it is reached (50)" in words and "--rank INT of M; with 0" in words
+    assert (
+        "--warmup INT steps until it is reached (50)" in words
+        and "--rank INT of M; with 0" in words
+    )
     assert all(re.search(rf"\b{name}\b", words) for name in (*KINDS, *MAKERS))
 
 
