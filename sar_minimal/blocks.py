@@ -51,7 +51,7 @@ class Config:
 
 
 def decoder(function: Callable) -> Callable:
-    """A function of models to tokens: without gradients, and without dropout, whatever mode they are in."""
+    """A function of models to tokens: no gradients, no dropout, whatever mode they are in."""
 
     @functools.wraps(function)
     @torch.inference_mode()

@@ -17,7 +17,7 @@ def check_whole(name: str, value, least: int = 1) -> None:
 
 
 def check_model(model, kind: type) -> None:
-    """Raise WrongType unless ``model`` is of a kind, or of one of several."""
+    """Raise WrongType unless ``model`` is of a kind."""
     if not isinstance(model, kind):
         raise WrongType(f"model: expected a {kind.__name__}, got {type(model).__name__}")
 
