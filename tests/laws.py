@@ -25,7 +25,6 @@ from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.blocks import Config
 from sar_minimal.data import Batch, Split, batch_plan, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
-from sar_minimal.files import write_atomically
 from sar_minimal.kinds import KINDS, loss_of, make_model
 from sar_minimal.lab.runs import Interrupted, train
 from sar_minimal.lengths import collapse, ctc_pass, length_pass
@@ -35,6 +34,7 @@ from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, s
 from sar_minimal.shifted import look_ahead
 from sar_minimal.speculation import acceptance, draft_and_verify, jacobi
 from sar_minimal.tasks import load_task
+from sar_minimal.tasks.files import write_atomically
 from sar_minimal.training import Recipe
 from sar_minimal.transition import transition_loss, transition_pass
 

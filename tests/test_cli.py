@@ -25,7 +25,7 @@ from laws import ctrl_c
 from sar_minimal.blocks import Config
 from sar_minimal.data import Decoded
 from sar_minimal.decoding import greedy
-from sar_minimal.files import MissingPackage
+from sar_minimal.errors import MissingPackage
 from sar_minimal.kinds import KINDS
 from sar_minimal.lab import cards, cli
 from sar_minimal.lab.claims import ledger

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from sar_minimal import files
 from sar_minimal.data import Split, UnknownToken, Vocab, accuracy, batch_plan, batches, make_batch
-from sar_minimal.files import MissingPackage, stable_hash
+from sar_minimal.errors import MissingPackage
 from sar_minimal.lab.cards import to_markdown
 from sar_minimal.shift import IGNORE, PAD, UNKNOWN
-from sar_minimal.tasks import MAKERS, TASKS, load_task
+from sar_minimal.tasks import MAKERS, TASKS, files, load_task
+from sar_minimal.tasks.files import stable_hash
 from sar_minimal.tasks.pinyin import CORPORA, parse_pinyin
 from sar_minimal.tasks.words import share_inside, word_model
 

@@ -19,18 +19,18 @@ from ..blocks import Block
 from ..checks import Refusal, check_whole
 from ..data import SPECIALS, Decoded, Split, Task, accuracy
 from ..decoding import beam, greedy
-from ..files import package_folder, write_atomically
 from ..kinds import make_model
 from ..masked import mask_predict
 from ..speculation import draft_and_verify, jacobi
 from ..tasks import load_task
+from ..tasks.files import package_folder, write_atomically
 from ..training import Recipe, choose_device
 from .bench_speed import bench_greedy
 from .bench_step import Models, compiled_rows, step_rows
 from .demo import flagship
 from .runs import train
-from .tables import Measured, as_text
-from .timing import in_turns, milliseconds, ratio, seconds
+from .tables import as_text
+from .timing import Measured, in_turns, milliseconds, ratio, seconds
 
 FASTER, BARE, OVER = "times as fast as greedy", "one pass / bare forward", "over budget"
 DRAFT, PEER = "draft and verify", "greedy / transformers"

@@ -35,8 +35,8 @@ from ..training import Recipe
 from ..transition import transition_pass
 from .intervals import Rate, character_rate, difference, sentence_rate
 from .side_by_side import train_all
-from .tables import Measured, as_text
-from .timing import milliseconds, seconds
+from .tables import as_text
+from .timing import Measured, milliseconds, seconds
 
 # Characters and sentences right on hsk, measured elsewhere with the converters' own front ends.
 PUBLISHED = {"libime": (0.957, 0.808), "libpinyin": (0.904, 0.625), "Pinyin2Hanzi": (0.833, 0.467)}

@@ -21,8 +21,7 @@ from ..training import loss_and_gradients, new_optimizer
 from .bench_theory import bench_theory
 from .converter import Converter
 from .demo import FLAGSHIP, flagship
-from .tables import Measured
-from .timing import in_turns, milliseconds, operations, ratio
+from .timing import Measured, in_turns, milliseconds, operations, ratio
 
 
 def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> dict:

@@ -4,8 +4,9 @@ load."""
 from pathlib import Path
 
 from ..data import Card
-from ..files import MissingPackage, write_atomically
+from ..errors import MissingPackage
 from ..tasks import MAKERS, load_task
+from ..tasks.files import write_atomically
 from .tables import as_markdown
 
 FOLDER = Path(__file__).parents[2] / "data"

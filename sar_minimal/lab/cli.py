@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from ..errors import Refusal  # nothing that needs torch: half of the commands do without
-from ..files import MissingPackage
+from ..errors import (  # nothing that needs torch: half of the commands do without
+    MissingPackage,
+    Refusal,
+)
 
 EXAMPLES = """examples:
   sar demo                                            train, compare, then type your own pinyin
@@ -274,10 +276,11 @@ def _demo(**options) -> int:
     return 0
 
 
-def _ledger(**options) -> int:
-    from .report import write_page
+def _ledger(path=None) -> int:
+    from ..tasks.files import write_atomically
+    from .report import PAGE, page
 
-    write_page(**options)
+    write_atomically(path or PAGE, page().encode())
     return 0
 
 

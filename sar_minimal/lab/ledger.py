@@ -17,7 +17,7 @@ import torch
 
 from .. import FULL
 from ..checks import Refusal
-from ..files import write_json
+from ..tasks.files import write_json
 from ..training import choose_device
 from .claims import LEDGER, Record, Verdict, hold, ledger, measured_in, meets
 

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import Refusal
-from ..files import package_folder, write_atomically
+from ..errors import MissingPackage, Refusal
 from .claims import COLOURS, LEDGER, Claim, Record, ledger, spread
 from .tables import as_markdown
 
@@ -107,9 +106,11 @@ def _link(stem: str, folder: str = "") -> str:
 def page(path: Path = LEDGER) -> str:
     """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored. Raises
     MissingPackage where nbformat is not installed."""
-    package_folder("nbformat", "book")
-    from nbformat import v4, writes
-
+    try:
+        from nbformat import v4, writes
+    except ImportError as error:
+        missing = 'nbformat is not installed: pip install "sar-minimal[book]"'
+        raise MissingPackage(missing, name="nbformat") from error
     claims, sections = select([], path), {}  # of the document: 1, 2, ...
     for c in claims:
         sections.setdefault(re.split("[.,]", c.section)[0], []).append(c)
@@ -156,8 +157,3 @@ def _details(c: Claim) -> str:
         rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]
         parts.append(as_markdown(["measurement", "measured", "asked"], rows))
     return "\n\n".join(parts)
-
-
-def write_page(path: Path = PAGE) -> None:
-    """Raises OSError when the page cannot be written; what was there before is then still there."""
-    write_atomically(path, page().encode())

@@ -25,8 +25,8 @@ from ..autoregressive import Autoregressive
 from ..blocks import Config, Model
 from ..checks import Refusal
 from ..data import Batch, Task, Vocab
-from ..files import write_atomically, write_json
 from ..kinds import KINDS
+from ..tasks.files import write_atomically, write_json
 from ..training import Recipe, choose_device, endless, evaluate, new_optimizer, training_steps
 
 

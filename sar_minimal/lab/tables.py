@@ -1,14 +1,8 @@
-"""Tables: rows as text for the terminal, as Markdown for a page, as JSON while a bench runs."""
+"""Tables: rows as text for the terminal, as Markdown for a page."""
 
-import platform
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 
 from tabulate import tabulate
-
-from ..files import write_json
 
 
 def as_text(rows: Iterable[Mapping]) -> str:
@@ -38,30 +32,3 @@ def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     would change every line of a page that is kept in git."""
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
     return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
-
-
-class Measured(dict):
-    """The tables of a bench, by name: each is printed when it is there, and all are written to
-    ``path``, if there is one, so that an interruption loses none that was measured. "machine" says
-    what they belong to."""
-
-    def __init__(self, path: Path | None, **about):
-        about = {"machine": platform.processor() or platform.machine()} | about
-        super().__init__(machine=[about | {"torch": version("torch")}])
-        self.path, self.began = path, time.perf_counter()
-        print("  ".join(f"{key} {value}" for key, value in self["machine"][0].items()))
-
-    @property
-    def minutes(self) -> float:
-        return (time.perf_counter() - self.began) / 60
-
-    def keep(self, name: str, rows: list[dict]) -> None:
-        self[name] = rows
-        self["machine"][0]["minutes"] = self.minutes
-        if self.path is not None:
-            write_json(self.path, self, indent=1)
-
-    def show(self, name: str, rows: list[dict], note: str = "") -> None:
-        """Keep and print a table; note: what its columns are."""
-        self.keep(name, rows)
-        print(f"\n{name.upper()}. {note}\n{as_text(rows)}", flush=True)

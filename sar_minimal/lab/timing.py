@@ -4,12 +4,18 @@ A machine's speed drifts, so nothing is quoted alone: what is compared runs in t
 process, and the figure is the median of the ratios of neighbouring turns.
 """
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from ..tasks.files import write_json
+from .tables import as_text
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -50,3 +56,30 @@ def operations(function: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         function()
     return counter.get_total_flops()
+
+
+class Measured(dict):
+    """The tables of a bench, by name: each is printed when it is there, and all are written to
+    ``path``, if there is one, so that an interruption loses none that was measured. "machine" says
+    what they belong to."""
+
+    def __init__(self, path: Path | None, **about):
+        about = {"machine": platform.processor() or platform.machine()} | about
+        super().__init__(machine=[about | {"torch": version("torch")}])
+        self.path, self.began = path, time.perf_counter()
+        print("  ".join(f"{key} {value}" for key, value in self["machine"][0].items()))
+
+    @property
+    def minutes(self) -> float:
+        return (time.perf_counter() - self.began) / 60
+
+    def keep(self, name: str, rows: list[dict]) -> None:
+        self[name] = rows
+        self["machine"][0]["minutes"] = self.minutes
+        if self.path is not None:
+            write_json(self.path, self, indent=1)
+
+    def show(self, name: str, rows: list[dict], note: str = "") -> None:
+        """Keep and print a table; note: what its columns are."""
+        self.keep(name, rows)
+        print(f"\n{name.upper()}. {note}\n{as_text(rows)}", flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..checks import check_whole
 from ..data import Card, Split, Vocab
-from ..files import stable_hash
+from .files import stable_hash
 from .splits import Made, Splits, measure, tenth
 
 SPACE = "␣"  # a vocabulary has no white space in it

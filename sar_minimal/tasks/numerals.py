@@ -4,8 +4,8 @@ import random
 
 from ..checks import Refusal, check_whole
 from ..data import Card, Vocab
-from ..files import package_folder, versions
 from ..shift import END
+from .files import package_folder, versions
 from .splits import Made, Sizes, cut, distinct, evenly, measure
 
 FLAWS = (

@@ -14,9 +14,9 @@ from typing import Any
 
 from ..checks import Refusal
 from ..data import Card, Split, Vocab
-from ..files import cached, package_folder, versions
 from ..shift import UNKNOWN
 from . import words
+from .files import cached, package_folder, versions
 from .splits import Made, Maker, Splits, by_blocks, measure, ranked
 from .words import HANZI, LONGEST, SHORTEST, SPELLED, readings_of, share_inside, syllable
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..checks import Refusal
 from ..data import Card, Split, Vocab
-from ..files import stable_hash
 from ..shift import UNKNOWN
+from .files import stable_hash
 
 Sizes = tuple[int, int, int]  # how many pairs train, validation and test have
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..checks import Refusal, check_whole
 from ..data import Card, Split, Vocab
-from ..files import cached, package_folder, versions
+from .files import cached, package_folder, versions
 from .splits import Made, Sizes, Splits, measure
 
 SHORTEST, LONGEST = 4, 32  # hanzi in a pair

@@ -10,10 +10,9 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-
-class MissingPackage(ImportError):
-    """An optional package is not installed; the message is the line that installs it."""
+from ..errors import MissingPackage
 
 
 def stable_hash(text: str) -> int:
@@ -49,7 +48,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def write_json(path: str | Path, value, **options) -> None:
+def write_json(path: str | Path, value: object, **options: Any) -> None:
     """``value`` as JSON and a line end, written atomically. options: of ``json.dumps``."""
     write_atomically(Path(path), (json.dumps(value, **options) + "\n").encode())
 
@@ -57,7 +56,7 @@ def write_json(path: str | Path, value, **options) -> None:
 CACHE_FORMAT = 1  # to be raised when what ``build`` makes of the same key changes
 
 
-def cached(name: str, key: str, build: Callable[[], dict]) -> dict:
+def cached(name: str, key: str, build: Callable[[], dict[str, Any]]) -> Any:
     """``build()``, remembered on disk under ``name`` and all that ``key`` says it depends on.
 
     The first line of the file is the checksum of the rest, so a damaged file is noticed and built
