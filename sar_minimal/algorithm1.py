@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from .attention import Mask, attend, check_mask, heads, visible
 from .blocks import Block, Config, Model, decoder, log_softmax, norm
-from .checks import Refusal, WrongType, check_new, check_whole
+from .checks import Refusal, WrongType, check_new, check_whole, expect
 from .data import Batch, Decoded
 from .losses import ar_loss
+
+OTHER_LENGTHS = "for other lengths predict T (LengthSAR) or say blanks (CTCSAR)"
 
 
 class ContentQueryAttention(nn.Module):
@@ -72,18 +74,13 @@ class DualStreamSAR(Model):
     ):
         super().__init__(config)
         check_whole("source_vocab", config.source_vocab)
-        for name, value, allowed in (
-            ("streams", streams, (2, 1)),
-            ("completion", completion, ("vocabulary", "copy")),
-        ):
-            if value not in allowed:
-                raise Refusal(f"{name}: expected one of {allowed}, got {value!r}")
+        expect(streams in (2, 1), "streams", "one of (2, 1)", streams)
+        completions = ("vocabulary", "copy")
+        expect(completion in completions, "completion", f"one of {completions}", completion)
         self.mask, self.completion = check_mask(mask, ("causal", "full")), completion
         if completion == "copy" and config.source_vocab != config.target_vocab:
-            raise Refusal(
-                "completion='copy' needs one vocabulary for x and y, got source_vocab "
-                f"{config.source_vocab} and target_vocab {config.target_vocab}"
-            )
+            sizes = f"source_vocab {config.source_vocab} and target_vocab {config.target_vocab}"
+            raise Refusal(f"completion='copy' needs one vocabulary for x and y, got {sizes}")
         self.embed = nn.ParameterList(
             torch.empty(config.source_vocab, config.width) for _ in range(streams)
         )  # E_c, E_q
@@ -154,11 +151,9 @@ def one_pass_loss(model: DualStreamSAR, batch: Batch, reduction: str = "mean") -
 def check_as_long(batch: Batch) -> None:
     """Raise ValueError unless each row of y is as long as x."""
     if batch.x.shape != batch.y.shape or bool((batch.x_lengths != batch.y_lengths).any()):
-        raise Refusal(
-            "y: Algorithm 1 makes one token of y for each of x, so their lengths must be equal; got "
-            f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ...; for other "
-            "lengths predict T (LengthSAR) or say blanks (CTCSAR)"
-        )
+        got = f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ..."
+        equal = "Algorithm 1 makes one token of y for each of x, so their lengths must be equal"
+        raise Refusal(f"y: {equal}; got {got}; {OTHER_LENGTHS}")
 
 
 @decoder
@@ -171,10 +166,8 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
     """
     log_q, own = given_x(model, x, lengths)
     if new is not None and bool(((asked := check_new(new, own)) != own).any()):
-        raise Refusal(
-            f"new: one_pass makes one token for each of x, expected {own.tolist()[:4]} or None, got "
-            f"{asked.tolist()[:4]}; for other lengths predict T (LengthSAR) or say blanks (CTCSAR)"
-        )
+        expected = f"expected {own.tolist()[:4]} or None, got {asked.tolist()[:4]}"
+        raise Refusal(f"new: one_pass makes one token for each of x, {expected}; {OTHER_LENGTHS}")
     log_probs, tokens = log_q.max(-1)  # (B, T) each
     return Decoded.of(tokens, log_probs, own, 1)
 
@@ -182,10 +175,7 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
 def given_x(model: DualStreamSAR, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """log p(y_t | x), (B, T, V), and each row's length, (B,)."""
     if not isinstance(model, DualStreamSAR):
-        raise WrongType(
-            f"model: one_pass needs a model of y given x alone (DualStreamSAR), got {type(model).__name__}"
-        )
+        needs = "one_pass needs a model of y given x alone (DualStreamSAR)"
+        raise WrongType(f"model: {needs}, got {type(model).__name__}")
     own = model.check_source(x, lengths)
-    lengths = None if lengths is None else own
-    log_q = log_softmax(model(x, lengths, trusted=True))
-    return log_q, own
+    return log_softmax(model(x, None if lengths is None else own, trusted=True)), own

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal
+from .checks import Refusal, expect
 
 
 def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Tensor:
@@ -40,10 +40,8 @@ Mask = str | Callable[..., Tensor]  # "causal", "full", or a function of T and d
 
 def check_mask(mask: Mask, names: Sequence[str]) -> Mask:
     """``mask``, if it is one of ``names`` or a function. Raises Refusal."""
-    if not callable(mask) and mask not in names:
-        raise Refusal(
-            f"mask: expected {', '.join(map(repr, names))} or a function of T and device, got {mask!r}"
-        )
+    expected = f"{', '.join(map(repr, names))} or a function of T and device"
+    expect(callable(mask) or mask in names, "mask", expected, mask)
     return mask
 
 
@@ -61,9 +59,8 @@ def visible(mask: Mask, T: int, lengths: Tensor | None = None, device=None) -> T
         return padding
     own = mask(T, device=device)
     if own.shape != (T, T) or own.dtype != torch.bool:
-        raise Refusal(
-            f"mask: expected booleans of shape {(T, T)}, got {own.dtype} {tuple(own.shape)}"
-        )
+        got = f"{own.dtype} {tuple(own.shape)}"
+        raise Refusal(f"mask: expected booleans of shape {(T, T)}, got {got}")
     return own if padding is None else own & padding
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import KeyValueCache, Mask, causal_mask, check_mask, padding_mask, visible
 from .blocks import Block, Config, Model, norm
-from .checks import Refusal, check_whole
+from .checks import Refusal, check_whole, expect
 from .data import Batch
 from .losses import ar_loss
 from .shift import START, shift_right
@@ -54,9 +54,8 @@ class Autoregressive(Model):
     def new_state(self, batch: int, length: int, memory: list | None = None) -> State:
         """Room for ``length`` positions of ``batch`` rows."""
         if length > self.config.max_length:
-            raise Refusal(
-                f"new: the model's max_length is {self.config.max_length}, got {length} tokens in all"
-            )
+            most = f"the model's max_length is {self.config.max_length}"
+            raise Refusal(f"new: {most}, got {length} tokens in all")
         c, E = self.config, self.embed
         cache = KeyValueCache(c.layers, batch, length, c.heads, c.width // c.heads, like=E)
         return State(cache, self.turn(0, length), E.t().contiguous(), memory)
@@ -133,8 +132,7 @@ class EncoderDecoderAR(Autoregressive):
         V)."""
         own = self.check_source(x, lengths)
         self.check_input(y_in, self.config.target_vocab, "y_in")
-        if len(y_in) != len(x):
-            raise Refusal(f"y_in: expected {len(x)} rows as in x, got {len(y_in)}")
+        expect(len(y_in) == len(x), "y_in", f"{len(x)} rows as in x", len(y_in))
         return self._teacher_forced(y_in, self.encode(x, None if lengths is None else own))
 
     @property

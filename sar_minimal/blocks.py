@@ -10,13 +10,14 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend, heads, rotations
-from .checks import Refusal, check_lengths, check_range, check_tokens, check_whole
+from .checks import Refusal, check_lengths, check_range, check_tokens, check_whole, expect
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,12 @@ class Config:
     def __post_init__(self):
         for name in ("target_vocab", "width", "layers", "heads", "hidden", "max_length"):
             check_whole(name, getattr(self, name))
-        if self.width % (2 * self.heads):
-            raise Refusal(
-                f"width: expected a multiple of 2 * heads = {2 * self.heads} (rotary positions turn pairs), "
-                f"got {self.width}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise Refusal(f"dropout: expected 0 <= dropout < 1, got {self.dropout!r}")
+        check_whole("source_vocab", self.source_vocab, least=0)
+        pair = 2 * self.heads
+        what = f"a multiple of 2 * heads = {pair} (rotary positions turn pairs)"
+        expect(self.width % pair == 0, "width", what, self.width)
+        fits = isinstance(self.dropout, Real) and 0 <= self.dropout < 1
+        expect(fits, "dropout", "0 <= dropout < 1", self.dropout)
 
 
 def decoder(function: Callable) -> Callable:
@@ -90,12 +90,8 @@ class Block(nn.Module):
         D, hidden = config.width, config.hidden * config.width
         shapes = {"gain": (D,), "qkv": (D, 3 * D), "out": (D, D)}
         if cross:
-            shapes |= {
-                "cross_gain": (D,),
-                "cross_q": (D, D),
-                "cross_kv": (D, 2 * D),
-                "cross_out": (D, D),
-            }
+            shapes |= {"cross_gain": (D,), "cross_q": (D, D)}
+            shapes |= {"cross_kv": (D, 2 * D), "cross_out": (D, D)}
         shapes |= {"feed_gain": (D,), "feed_in": (D, hidden), "feed_out": (hidden, D)}
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.ones(shape)))
@@ -170,9 +166,8 @@ class Model(nn.Module):
         """Raise unless tokens is (B, T) of ids below ``vocab``, T at most max_length."""
         check_tokens(tokens, name)
         if tokens.shape[1] > self.config.max_length:
-            raise Refusal(
-                f"{name}: the model's max_length is {self.config.max_length}, got {tokens.shape[1]} tokens"
-            )
+            most = f"the model's max_length is {self.config.max_length}"
+            raise Refusal(f"{name}: {most}, got {tokens.shape[1]} tokens")
         check_range(tokens, vocab, name)
 
     def check_source(self, x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -86,10 +86,8 @@ def bounds_of(
         x, p = language.sources(length)
     elif method == "sample":
         check_whole("samples", samples, least=2)
-        x, p = (
-            language.sample(samples, length, generator)[0],
-            torch.full((samples,), 1 / samples, dtype=torch.float64),
-        )
+        x, _ = language.sample(samples, length, generator)
+        p = torch.full((samples,), 1 / samples, dtype=torch.float64)
     else:
         raise Refusal(f"method: expected enumerate, beliefs or sample, got {method!r}")
     parts = [_given(language, part) for part in x.split(CHUNK)]
@@ -190,11 +188,11 @@ def _check_size(numbers: int) -> None:
 
 
 def _bounds(mean: dict, error: dict) -> Bounds:
-    accuracies = {
-        what: {name: mean[f"{what}, {name}"] for name in DECODERS}
-        for what in ("characters", "sentences")
-    }
-    return Bounds(mean["joint"], mean["smoothed"], mean["filtered"], **accuracies, error=error)
+    def right(what):
+        return {name: mean[f"{what}, {name}"] for name in DECODERS}
+
+    entropies = (mean[name] for name in ("joint", "smoothed", "filtered"))
+    return Bounds(*entropies, right("characters"), right("sentences"), error)
 
 
 # ---------------------------------------------------------------- a model against its bound
@@ -211,11 +209,8 @@ def above_bound(
     (with all tokens as candidates) the excess over the bound is the mean of log p(y | x) - log q(y
     | x) over ``samples`` drawn pairs, and ``error`` its standard error.
     """
-    bounds, first, device = (
-        bounds_of(language, length),
-        len(SPECIALS),
-        next(model.parameters()).device,
-    )
+    bounds, first = bounds_of(language, length), len(SPECIALS)
+    device = next(model.parameters()).device
     with torch.inference_mode():
         if isinstance(model, DualStreamSAR):
             x, p = language.sources(length)
@@ -236,9 +231,5 @@ def above_bound(
             apart = (language.log_prob(y) - language.log_prob_source(x) - log_q) / length
             bound, excess = bounds.joint, float(apart.mean())
             error = float(apart.std()) / samples**0.5
-    return {
-        "nats": bound + excess,
-        "bound": bound,
-        "excess": excess / bound,
-        "error": error / bound,
-    }
+    of = {"nats": bound + excess, "bound": bound}
+    return of | {"excess": excess / bound, "error": error / bound}

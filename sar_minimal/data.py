@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_whole
+from .checks import Refusal, check_whole, expect
 from .shift import IGNORE, PAD, UNKNOWN, past_end
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
@@ -39,8 +39,8 @@ class Vocab:
     def __post_init__(self) -> None:
         tokens = tuple(self.tokens)
         for i, token in enumerate(tokens):
-            if not isinstance(token, str) or not token or token.split() != [token]:
-                raise Refusal(f"tokens[{i}]: expected a string without white space, got {token!r}")
+            plain = isinstance(token, str) and token.split() == [token]
+            expect(plain, f"tokens[{i}]", "a string without white space", token)
         ids = {token: i for i, token in enumerate(SPECIALS + tokens)}
         if len(ids) < len(SPECIALS) + len(tokens):
             seen = set(SPECIALS)
@@ -57,8 +57,7 @@ class Vocab:
 
     def encode(self, tokens: Iterable[str], unknown: str = "error") -> list[int]:
         """Ids of ``tokens``; another token raises UnknownToken, or is UNKNOWN under "map"."""
-        if unknown not in ("error", "map"):
-            raise Refusal(f"unknown: expected 'error' or 'map', got {unknown!r}")
+        expect(unknown in ("error", "map"), "unknown", "'error' or 'map'", unknown)
         if unknown == "map":
             return [self._ids.get(token, UNKNOWN) for token in tokens]
         tokens = list(tokens)
@@ -74,8 +73,7 @@ class Vocab:
         """Tokens of ``ids``, the specials as ``<pad> <s> </s> <unk>``; Refusal out of range."""
         names, ids = self._names, [int(i) for i in ids]
         for at, i in enumerate(ids):
-            if not 0 <= i < len(names):
-                raise Refusal(f"ids[{at}]: expected an id in 0..{len(names) - 1}, got {i}")
+            expect(0 <= i < len(names), f"ids[{at}]", f"an id in 0..{len(names) - 1}", i)
         return [names[i] for i in ids]
 
 
@@ -92,9 +90,8 @@ class Split:
         for name, rows in (("x", self.x), ("y", self.y)):
             if not all(rows):
                 empty = next(i for i, row in enumerate(rows) if not row)
-                raise Refusal(
-                    f"{name}[{empty}]: expected at least one token, got an empty sequence"
-                )
+                expected = "expected at least one token, got an empty sequence"
+                raise Refusal(f"{name}[{empty}]: {expected}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -157,10 +154,8 @@ def batch_plan(
     S = np.fromiter(map(len, split.x), np.int64, len(split))
     longest = np.maximum(S, np.fromiter(map(len, split.y), np.int64, len(split)))
     if len(split) and longest.max() > tokens:
-        raise Refusal(
-            f"tokens: pair {longest.argmax()} has {longest.max()} tokens, more than the budget of "
-            f"{tokens} tokens a batch"
-        )
+        has = f"pair {longest.argmax()} has {longest.max()} tokens"
+        raise Refusal(f"tokens: {has}, more than the budget of {tokens} tokens a batch")
     ties = np.arange(len(split))
     if seed is not None:
         rng = np.random.default_rng(seed)
@@ -189,12 +184,8 @@ def batches(
     """
     check_whole("skip", skip, least=0)
     plan = batch_plan(split, tokens, seed)[skip:]
-    return (
-        Batch(
-            *_padded([split.x[i] for i in rows], PAD), *_padded([split.y[i] for i in rows], IGNORE)
-        )
-        for rows in plan
-    )
+    parts = (split.take(rows) for rows in plan)
+    return (Batch(*_padded(part.x, PAD), *_padded(part.y, IGNORE)) for part in parts)
 
 
 # ---------------------------------------------------------------- tasks and their cards
@@ -286,9 +277,8 @@ def accuracy(
     (0.75, 0.5)
     """
     if len(predicted) != len(target):
-        raise Refusal(
-            f"accuracy: expected one prediction per target, got {len(predicted)} for {len(target)}"
-        )
+        got = f"{len(predicted)} for {len(target)}"
+        raise Refusal(f"accuracy: expected one prediction per target, got {got}")
     positions = sum(map(len, target))
     if not positions:
         raise Refusal("accuracy: expected at least one target token, got none")

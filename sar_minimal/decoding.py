@@ -10,6 +10,7 @@ What the decoders ask of a model above all: ``start`` makes a state with a cache
 """
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import decoder, log_softmax
-from .checks import Refusal, WrongType, check_lengths, check_new, check_whole
+from .checks import WrongType, check_lengths, check_new, check_whole, expect
 from .data import Decoded
 from .shift import PAD
 
@@ -51,10 +52,10 @@ def sample(
 
     As ``greedy``; the same ``generator`` seed gives the same tokens on the same device.
     """
-    if not temperature > 0:
-        raise Refusal(f"temperature: expected > 0, got {temperature!r} (greedy is the limit at 0)")
-    if top_k is not None and top_k < 1:
-        raise Refusal(f"top_k: expected >= 1 or None, got {top_k!r}")
+    warm = isinstance(temperature, Real) and temperature > 0
+    expect(warm, "temperature", "> 0 (greedy is the limit at 0)", temperature)
+    if top_k is not None:
+        check_whole("top_k", top_k)
 
     def draw(log_probs):
         among = log_probs
@@ -157,8 +158,7 @@ def log_likelihood(
     """
     lengths = _check(model, x, lengths)
     model.check_input(y, model.config.target_vocab, "y")
-    if len(y) != len(x):
-        raise Refusal(f"y: expected {len(x)} rows as in x, got {len(y)}")
+    expect(len(y) == len(x), "y", f"{len(x)} rows as in x", len(y))
     state, prompt, _ = model.start(x, lengths, y.shape[1])
     together = torch.cat((prompt, y), dim=1)[:, : prompt.shape[1] + y.shape[1] - 1]
     logits = model.step(together, state)[:, prompt.shape[1] - 1 :]  # (B, T, V)
@@ -168,9 +168,8 @@ def log_likelihood(
 def _check(model, x, lengths):
     """The lengths of x, (B,), once model, x and lengths are what they should be."""
     if not isinstance(model, Autoregressive):
-        raise WrongType(
-            f"model: expected an autoregressive one (EncoderDecoderAR, DecoderLM), got {type(model).__name__}"
-        )
+        expected = "an autoregressive one (EncoderDecoderAR, DecoderLM)"
+        raise WrongType(f"model: expected {expected}, got {type(model).__name__}")
     model.check_input(x, model.start_vocab, "x")
     return check_lengths(lengths, x)
 
@@ -180,10 +179,9 @@ def begin(model, x, lengths, new, end_id):
     where its prompt ends and where its new tokens do, (B,) each."""
     own = _check(model, x, lengths)
     new = own if new is None else check_new(new, own)
-    if end_id is not None and not 0 <= end_id < model.config.target_vocab:
-        raise Refusal(
-            f"end_id: expected an id in 0..{model.config.target_vocab - 1}, got {end_id!r}"
-        )
+    V = model.config.target_vocab
+    fits = end_id is None or (isinstance(end_id, int) and 0 <= end_id < V)
+    expect(fits, "end_id", f"an id in 0..{V - 1}", end_id)
     state, prompt, before = model.start(x, own, int(new.max()))
     return state, prompt, before, before + new
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Block, Model
-from .checks import Refusal, WrongType
+from .checks import WrongType, expect
 
 
 @contextmanager
@@ -30,8 +30,8 @@ def fed(block: Block, h: Tensor):
     """
 
     def replace(_, inputs):
-        if h.shape != inputs[0].shape:
-            raise Refusal(f"h: expected shape {tuple(inputs[0].shape)}, got {tuple(h.shape)}")
+        shape = tuple(inputs[0].shape)
+        expect(h.shape == shape, "h", f"shape {shape}", tuple(h.shape))
         return (h, *inputs[1:])
 
     handle = block.register_forward_pre_hook(replace)
@@ -45,16 +45,13 @@ def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
     """The first blocks that read ``side``, "source" (x) or "output" (y, or a language model's own
     text), each with its embedding table. Algorithm 1 has two on the source, and none on the
     output."""
-    if side not in ("source", "output"):
-        raise Refusal(f"side: expected 'source' or 'output', got {side!r}")
+    expect(side in ("source", "output"), "side", "'source' or 'output'", side)
     if isinstance(model, DualStreamSAR):
         pairs = zip(model.streams, model.embed, strict=True)
         return [(layers[0], E) for layers, E in pairs] if side == "source" else []
     if not isinstance(model, Autoregressive):
-        raise WrongType(
-            "model: expected a DualStreamSAR, an EncoderDecoderAR or a DecoderLM, got "
-            f"{type(model).__name__}"
-        )
+        expected = "a DualStreamSAR, an EncoderDecoderAR or a DecoderLM"
+        raise WrongType(f"model: expected {expected}, got {type(model).__name__}")
     if side == "output":
         return [(model.layers[0], model.embed)]
     reads_x = isinstance(model, EncoderDecoderAR)
@@ -70,8 +67,7 @@ def influence(
     that side. An entry estimates the Frobenius norm of d logits_t / d embedding_s by ``probes``
     random directions of the logits (Hutchinson 1990): E |J' r|^2 = |J|^2 for standard normal r.
     """
-    if tokens.shape[0] != 1:
-        raise Refusal(f"tokens: expected a batch of 1, got {tokens.shape[0]}")
+    expect(len(tokens) == 1, "tokens", "a batch of 1", len(tokens))
     T, S = inputs[-1].shape[1], tokens.shape[1]
     squares = torch.zeros(T, S)
     generator = torch.Generator().manual_seed(0)

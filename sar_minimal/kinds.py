@@ -13,7 +13,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR, one_pass, one_pass_loss
 from .autoregressive import DecoderLM, EncoderDecoderAR, teacher_forced_loss
 from .blocks import Config, Model
-from .checks import Refusal, WrongType
+from .checks import Refusal, WrongType, expect
 from .data import Batch, Decoded, Task
 from .decoding import greedy
 from .lengths import CTCSAR, LengthSAR, ctc_loss, ctc_pass, length_loss, length_pass
@@ -48,16 +48,14 @@ def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
     kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal,
     saying what there is, on another kind or on an option that the kind does not have.
     """
-    if kind not in KINDS:
-        raise Refusal(f"model: expected one of {', '.join(KINDS)}, got {kind!r}")
+    expect(kind in KINDS, "model", f"one of {', '.join(KINDS)}", kind)
     model, vocabularies = KINDS[kind].model, {"source_vocab", "target_vocab"}
     shared = {field.name for field in fields(Config)} - vocabularies
     own = {name: options.pop(name) for name in model.option_names() if name in options}
     if unknown := [name for name in options if name not in shared]:
         has = [*model.option_names(), *sorted(shared)]
-        raise Refusal(
-            f"{unknown[0]}: the kind {kind!r} has no such option; it has {', '.join(has)}"
-        )
+        none = f"the kind {kind!r} has no such option"
+        raise Refusal(f"{unknown[0]}: {none}; it has {', '.join(has)}")
     config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
     torch.manual_seed(seed)
     return model(config, **own)

@@ -10,12 +10,13 @@ Viterbi's (Rabiner 1989). All is float64, and y, x are numbers from 0, without t
 """
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal, check_range, check_tokens, check_whole
+from .checks import Refusal, check_range, check_tokens, check_whole, expect
 from .theory import every
 
 CHUNK = 4096  # sequences looked at together
@@ -33,26 +34,18 @@ class HomophoneLanguage:
         self.initial = torch.as_tensor(initial, dtype=torch.float64)
         self.transition = torch.as_tensor(transition, dtype=torch.float64)
         self.syllable_of = torch.as_tensor(syllable_of)
-        if self.initial.dim() != 1 or not len(self.initial):
-            raise Refusal(f"initial: expected shape (V,), got {tuple(self.initial.shape)}")
-        V = self.hanzi = len(self.initial)
-        for name, table, shape in (
-            ("initial", self.initial, (V,)),
-            ("transition", self.transition, (V, V)),
-        ):
-            if table.shape != shape:
-                raise Refusal(f"{name}: expected shape {shape}, got {tuple(table.shape)}")
-            if not (table >= 0).all() or float((table.sum(-1) - 1).abs().max()) > 1e-9:
-                raise Refusal(f"{name}: expected probabilities that sum to 1, got {table.tolist()}")
+        V = self.hanzi = self.initial.numel()
+        row = self.initial.dim() == 1 and V
+        expect(row, "initial", "shape (V,)", tuple(self.initial.shape))
+        for name, shape in {"initial": (V,), "transition": (V, V)}.items():
+            table = getattr(self, name)
+            expect(table.shape == shape, name, f"shape {shape}", tuple(table.shape))
+            sums = (table >= 0).all() and (table.sum(-1) - 1).abs().max() <= 1e-9
+            expect(sums, name, "probabilities that sum to 1", table)
         s = self.syllable_of
-        if (
-            s.shape != (V,)
-            or s.is_floating_point()
-            or s.unique().tolist() != list(range(int(s.max()) + 1))
-        ):
-            raise Refusal(
-                f"syllable_of: expected {V} integers that use each of 0, 1, ..., got {s.tolist()}"
-            )
+        each = s.shape == (V,) and s.unique().tolist() == list(range(int(s.max()) + 1))
+        whole = f"{V} integers that use each of 0, 1, ..."
+        expect(each and not s.is_floating_point(), "syllable_of", whole, s)
         self.syllables = int(s.max()) + 1
         self.sounds = F.one_hot(s.long(), self.syllables).double()  # (V, S), p(x_t | y_t)
 
@@ -67,10 +60,9 @@ class HomophoneLanguage:
         """
         check_whole("hanzi", hanzi)
         check_whole("syllables", syllables)
-        if syllables > hanzi:
-            raise Refusal(f"syllables: expected at most hanzi = {hanzi}, got {syllables}")
-        if not 0 <= sharpness < math.inf:
-            raise Refusal(f"sharpness: expected a number >= 0, got {sharpness!r}")
+        expect(syllables <= hanzi, "syllables", f"at most hanzi = {hanzi}", syllables)
+        fits = isinstance(sharpness, Real) and 0 <= sharpness < math.inf
+        expect(fits, "sharpness", "a number >= 0", sharpness)
         generator = torch.Generator().manual_seed(seed)
         scores = torch.randn(hanzi + 1, hanzi, generator=generator, dtype=torch.float64)
         table = (sharpness * scores).softmax(1)
@@ -184,8 +176,7 @@ class CoherenceLanguage(HomophoneLanguage):
     def __init__(self, words: int = 4, dialects: int = 2, tell: float = 0.0):
         check_whole("words", words)
         check_whole("dialects", dialects, least=2)
-        if not 0 <= tell < 1:
-            raise Refusal(f"tell: expected 0 <= tell < 1, got {tell!r}")
+        expect(isinstance(tell, Real) and 0 <= tell < 1, "tell", "0 <= tell < 1", tell)
         p = torch.full((words,), (1 - tell) / words, dtype=torch.float64)
         sounds = torch.arange(words).repeat(dialects, 1)  # (dialects, words)
         if tell:

@@ -31,6 +31,7 @@ from .checks import (
     check_range,
     check_tokens,
     check_whole,
+    expect,
 )
 from .data import Batch, Decoded
 from .losses import ar_loss, reduced
@@ -164,11 +165,10 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     needed = T + twice.sum(1)
     if bool((needed > places).any()):
         row = int((needed > places).nonzero()[0])
-        raise Refusal(
-            f"y: expected at most upsample * S = {model.upsample} * {int(batch.x_lengths[row])} places "
-            f"in row {row}, got {int(T[row])} tokens and {int(twice[row].sum())} blanks between equal "
-            "neighbours; a larger upsample has room for them"
-        )
+        room = f"upsample * S = {model.upsample} * {int(batch.x_lengths[row])} places in row {row}"
+        got = f"{int(T[row])} tokens and {int(twice[row].sum())} blanks between equal neighbours"
+        larger = "a larger upsample has room for them"
+        raise Refusal(f"y: expected at most {room}, got {got}; {larger}")
     log_p = model(batch.x, batch.x_lengths).float().log_softmax(-1)  # (B, u S, V + 1)
     targets = batch.y.masked_fill(batch.y == IGNORE, PAD)
     total = F.ctc_loss(log_p.transpose(0, 1), targets, places, T, model.blank_id, "none")  # (B,)
@@ -195,8 +195,7 @@ def length_pass(
     check_whole("beam", beam)
     own, B, K = model.check_source(x, lengths), len(x), min(beam, model.config.max_length)
     if new is not None:
-        if beam != 1:
-            raise Refusal(f"beam: expected 1 when new is given, got {beam}")
+        expect(beam == 1, "beam", "1 when new is given", beam)
         T = check_new(new, own, "new", model.config.max_length)
         log_p = torch.zeros(B, 1, device=x.device)
     else:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal, WrongType, check_tokens
+from .checks import Refusal, WrongType, check_integers, check_tokens, expect, type_of
 from .shift import IGNORE, shifted_targets
 
 
@@ -52,10 +52,7 @@ def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "m
     shifts: (B,) integers >= 0, one per example; ``shifts = 1`` everywhere is ``sar_loss``.
     As ``ar_loss``: "none" gives (B, T), 0 in the last ``shifts[b]`` positions of row b.
     """
-    if not isinstance(shifts, Tensor):
-        raise WrongType(
-            f"shifts: expected an integer tensor with one shift per example, got {type(shifts).__name__}"
-        )
+    check_integers(shifts, "shifts", "an integer tensor with one shift per example")
     return _cross_entropy(logits, tokens, shifts, reduction)
 
 
@@ -63,20 +60,14 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
     _check_reduction(reduction)
     check_tokens(tokens)
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise WrongType(
-            f"logits: expected floating point, got {getattr(logits, 'dtype', type(logits).__name__)}"
-        )
-    if logits.dim() != 3 or logits.shape[:2] != tokens.shape:
-        raise Refusal(
-            f"logits: expected shape (B, T, V) with (B, T) = {tuple(tokens.shape)} as in tokens, "
-            f"got {tuple(logits.shape)}"
-        )
+        raise WrongType(f"logits: expected floating point, got {type_of(logits)}")
+    expected = f"shape (B, T, V) with (B, T) = {tuple(tokens.shape)} as in tokens"
+    fits = logits.dim() == 3 and logits.shape[:2] == tokens.shape
+    expect(fits, "logits", expected, tuple(logits.shape))
     V = logits.shape[-1]
-    wrong = ((tokens < 0) | (tokens >= V)) & (tokens != IGNORE)
-    if wrong.any():
-        raise Refusal(
-            f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {tokens[wrong][0].item()}"
-        )
+    wrong = tokens[((tokens < 0) | (tokens >= V)) & (tokens != IGNORE)]
+    if len(wrong):
+        raise Refusal(f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {int(wrong[0])}")
     targets = shifted_targets(tokens, k).long()  # (B, T)
     if reduction == "mean" and bool((targets == IGNORE).all()):
         raise Refusal(
@@ -90,9 +81,9 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
-def _check_reduction(reduction):
-    if reduction not in ("mean", "sum", "none"):
-        raise Refusal(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+def _check_reduction(reduction: str) -> None:
+    known = reduction in ("mean", "sum", "none")
+    expect(known, "reduction", "'mean', 'sum' or 'none'", reduction)
 
 
 def reduced(each: Tensor, y: Tensor, reduction: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import Refusal, check_model, check_whole
+from .checks import check_model, check_whole, expect
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
@@ -42,8 +42,7 @@ class MaskedModel(Model):
         if not trusted:
             own = self.check_source(x, lengths)
             self.check_input(y, self.config.target_vocab + 1, "y")
-            if y.shape != x.shape:
-                raise Refusal(f"y: expected shape {tuple(x.shape)} as x, got {tuple(y.shape)}")
+            expect(y.shape == x.shape, "y", f"shape {tuple(x.shape)} as x", tuple(y.shape))
             lengths = None if lengths is None else own
         hidden = (y == self.mask_id)[..., None]
         hint = F.embedding(y.masked_fill(hidden[..., 0], PAD), self.embed).masked_fill(hidden, 0.0)

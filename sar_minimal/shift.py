@@ -31,7 +31,7 @@ left in an *input* into PAD, because an embedding needs a valid id there.
 import torch
 from torch import Tensor
 
-from .checks import Refusal, WrongType, check_lengths, check_tokens
+from .checks import WrongType, check_lengths, check_per_row, check_tokens, expect
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # the first ids of every vocabulary in the book
 IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy)
@@ -47,8 +47,8 @@ def shift_right(tokens: Tensor, start_id: int) -> Tensor:
     [[1, 5, 6, 7, 0]]
     """
     check_tokens(tokens)
-    if isinstance(start_id, bool) or not isinstance(start_id, int) or start_id < 0:
-        raise Refusal(f"start_id: expected a token id (an int >= 0), got {start_id!r}")
+    fits = isinstance(start_id, int) and not isinstance(start_id, bool) and start_id >= 0
+    expect(fits, "start_id", "a token id (an int >= 0)", start_id)
     start = tokens.new_full((len(tokens), 1), start_id)
     shifted = torch.cat((start, tokens[:, :-1]), dim=1)  # (B, T)
     return shifted.masked_fill(shifted == IGNORE, PAD)
@@ -71,17 +71,12 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     check_tokens(tokens)
     B, T = tokens.shape
     if isinstance(k, Tensor):
-        if k.dtype not in (torch.int64, torch.int32) or k.shape != (B,):
-            raise Refusal(
-                f"k: expected one integer per example, shape ({B},), got {k.dtype} {tuple(k.shape)}"
-            )
-        smallest = int(k.min())
+        check_per_row(k, B, "k")
     elif isinstance(k, bool) or not isinstance(k, int):
         raise WrongType(f"k: expected an int or an integer tensor, got {type(k).__name__}")
     else:
-        smallest, k = k, torch.full((B,), k, device=tokens.device)
-    if smallest < 0:
-        raise Refusal(f"k: expected a shift >= 0 (targets lie ahead), got {smallest}")
+        k = torch.full((B,), k, device=tokens.device)
+    expect(k.min() >= 0, "k", "a shift >= 0 (targets lie ahead)", int(k.min()))
     source = torch.arange(T, device=tokens.device) + k.to(tokens.device)[:, None]  # (B, T)
     target = tokens.gather(1, source.clamp(max=T - 1))  # (B, T)
     return target.masked_fill(source >= T, IGNORE)

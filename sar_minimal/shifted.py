@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import check_lengths, check_model, check_shifts, check_whole
+from .checks import check_lengths, check_model, check_per_row, check_whole
 from .data import Batch, Decoded
 from .losses import slm_loss
 from .shift import START, shift_right
@@ -37,7 +37,7 @@ class ShiftedLM(Model):
         1]."""
         if not trusted:
             self.check_input(tokens, self.config.target_vocab, "tokens")
-            check_shifts(shifts, tokens, self.shifts)
+            check_per_row(shifts, len(tokens), "shifts", self.shifts)
         hint = F.embedding(shifts - 1, self.embed)[:, None]
         return self.streams(tokens, hint=hint, trusted=True)
 

@@ -22,6 +22,7 @@ again and stays.
 """
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model, decoder, log_softmax
-from .checks import Refusal, WrongType, check_range, check_tokens, check_whole
+from .checks import Refusal, WrongType, check_range, check_tokens, check_whole, expect
 from .data import Decoded
 from .decoding import begin, cut, zeros
 from .shift import PAD, past_end
@@ -119,8 +120,8 @@ def draft_and_verify(
     """
     check_whole("window", window)
     state, prompt, before, stop = begin(model, x, lengths, new, end_id)
-    if temperature is not None and not temperature > 0:
-        raise Refusal(f"temperature: expected > 0, or None for greedy, got {temperature!r}")
+    warm = temperature is None or (isinstance(temperature, Real) and temperature > 0)
+    expect(warm, "temperature", "> 0, or None for greedy", temperature)
     ask = _asker(model, x, lengths, draft, temperature, generator)
     stands = isinstance(draft, DualStreamSAR)
     tokens, log_probs, at = _room(model, prompt, before, stop)
@@ -174,13 +175,11 @@ def _asker(model, x, lengths, draft, temperature, generator):
     if isinstance(draft, DualStreamSAR | ShiftedLM):
         one_pass = isinstance(draft, DualStreamSAR)
         if one_pass and not isinstance(model, EncoderDecoderAR):
-            raise WrongType(
-                f"draft: a DualStreamSAR guesses y given x, but {type(model).__name__} has no source"
-            )
+            no_source = f"but {type(model).__name__} has no source"
+            raise WrongType(f"draft: a DualStreamSAR guesses y given x, {no_source}")
         for side in ("source_vocab", "target_vocab")[not one_pass :]:
             one, other = (getattr(m.config, side) for m in (model, draft))
-            if one != other:
-                raise Refusal(f"draft: expected {side} {one} as in model, got {other}")
+            expect(one == other, "draft", f"{side} {one} as in model", other)
 
         def ask(tokens, own):
             logits = draft(x, lengths) if one_pass else draft.ahead(tokens, own)  # (B, k, V)
@@ -192,27 +191,22 @@ def _asker(model, x, lengths, draft, temperature, generator):
 
         return ask
     if isinstance(draft, Model) or not callable(draft):
-        raise WrongType(
-            "draft: expected a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths), got "
-            f"{type(draft).__name__}"
-        )
+        expected = "a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths)"
+        raise WrongType(f"draft: expected {expected}, got {type(draft).__name__}")
 
     def ask(tokens, own):
         answer = draft(tokens, own)
         guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
         check_tokens(guess, "draft")
-        if len(guess) != len(tokens):
-            raise Refusal(f"draft: expected guesses for {len(tokens)} rows, got {len(guess)}")
+        expect(len(guess) == len(tokens), "draft", f"guesses for {len(tokens)} rows", len(guess))
         check_range(guess, V, "draft")
         if temperature is None:
             return guess.long(), None
         if q is None:
             return guess.long(), F.one_hot(guess.long(), V).float()  # drawn, but without a choice
         if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
-            raise Refusal(
-                f"draft: expected probabilities of shape {(*guess.shape, V)}, got "
-                f"{tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__}"
-            )
+            got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
+            raise Refusal(f"draft: expected probabilities of shape {(*guess.shape, V)}, got {got}")
         return guess.long(), q
 
     return ask

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_whole
+from .checks import Refusal, check_whole, expect
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -60,12 +60,9 @@ def exact_loss(p: Tensor, log_q: Tensor) -> ExactLoss:
     """
     V, T = p.shape[0], p.dim()
     if set(p.shape) != {V} or not torch.isclose(p.sum(), p.new_ones(()), atol=1e-6) or p.min() < 0:
-        raise Refusal(
-            f"p: expected probabilities of shape (V, ..., V) that sum to 1, got shape {tuple(p.shape)} "
-            f"and sum {float(p.sum()):.6g}"
-        )
-    if log_q.shape != (*p.shape, T):
-        raise Refusal(f"log_q: expected shape {(*p.shape, T)}, got {tuple(log_q.shape)}")
+        got = f"shape {tuple(p.shape)} and sum {float(p.sum()):.6g}"
+        raise Refusal(f"p: expected probabilities of shape (V, ..., V) that sum to 1, got {got}")
+    expect(log_q.shape == (*p.shape, T), "log_q", f"shape {(*p.shape, T)}", tuple(log_q.shape))
     p, log_q, H, KL = p.double(), log_q.double(), [], []
     for t in range(T):
         later = V ** (T - 1 - t)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Real
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .blocks import Model
-from .checks import Refusal, check_whole
+from .checks import Refusal, check_whole, expect
 from .data import Batch, Split, batch_plan, batches
 from .kinds import loss_of
 from .shift import IGNORE
@@ -52,18 +53,14 @@ class Recipe:
         for name in ("steps", "tokens", "report", "checkpoint"):
             check_whole(name, getattr(self, name))
         for name in ("rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise Refusal(f"{name}: expected > 0, got {getattr(self, name)!r}")
-        if not self.decay >= 0:
-            raise Refusal(f"decay: expected >= 0, got {self.decay!r}")
+            value = getattr(self, name)
+            expect(isinstance(value, Real) and value > 0, name, "> 0", value)
+        expect(isinstance(self.decay, Real) and self.decay >= 0, "decay", ">= 0", self.decay)
         for name in ("warmup", "seed", "short"):
             check_whole(name, getattr(self, name), least=0)
-        if self.seed >= 2**63:
-            raise Refusal(f"seed: expected less than 2 ** 63, got {self.seed}")
-        if not isinstance(self.mixed, bool):
-            raise Refusal(f"mixed: expected True or False, got {self.mixed!r}")
-        if self.short > self.steps:
-            raise Refusal(f"short: expected at most steps = {self.steps}, got {self.short}")
+        expect(self.seed < 2**63, "seed", "less than 2 ** 63", self.seed)
+        expect(isinstance(self.mixed, bool), "mixed", "True or False", self.mixed)
+        expect(self.short <= self.steps, "short", f"at most steps = {self.steps}", self.short)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..., steps - 1."""
@@ -83,10 +80,8 @@ def choose_device() -> tuple[torch.device, str]:
         try:
             torch.empty(1, device=wish)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise Refusal(
-                f"SAR_DEVICE: expected a device of this machine, got {wish!r} ({reason})"
-            ) from error
+            got = f"{wish!r} ({str(error).splitlines()[0]})"
+            raise Refusal(f"SAR_DEVICE: expected a device of this machine, got {got}") from error
         return torch.device(wish), f"SAR_DEVICE={wish}"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
@@ -103,8 +98,8 @@ def fit(model: Model, data: Iterable, recipe: Recipe, loss: Callable = loss_of) 
     model.train()
     losses = [value for value, _ in training_steps(model, data, recipe, loss=loss)]
     model.eval()
-    if len(losses) < recipe.steps:
-        raise Refusal(f"data: expected {recipe.steps} batches as in recipe, got {len(losses)}")
+    expected = f"{recipe.steps} batches as in recipe"
+    expect(len(losses) == recipe.steps, "data", expected, len(losses))
     return torch.stack(losses).tolist()
 
 
@@ -193,8 +188,7 @@ def shortest(split: Split) -> Split:
 @torch.inference_mode()
 def evaluate(model: Model, split: Split, tokens: int = 8192) -> float:
     """The loss over a whole split, in nats per token."""
-    if not len(split):
-        raise Refusal("split: expected at least one pair, got none")
+    expect(len(split), "split", "at least one pair", len(split))
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     total, count = 0.0, 0

@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .algorithm1 import DualStreamSAR
+from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder
-from .checks import Refusal, check_model, check_range, check_whole
+from .checks import check_model, check_range, check_whole
 from .data import Batch, Decoded
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
@@ -149,11 +149,7 @@ def transition_loss(
     reduction: "mean" per token, "sum", or "none": (B, T), -log p(y_t | y_<t, x). Too low where k <
     V, see ``TransitionSAR``. Raises ValueError unless each row of y is as long as x.
     """
-    if batch.y.shape != batch.x.shape or not torch.equal(batch.y_lengths, batch.x_lengths):
-        raise Refusal(
-            f"y: expected a token for each of x, shape {tuple(batch.x.shape)} and lengths "
-            f"{batch.x_lengths.tolist()[:4]}, got {tuple(batch.y.shape)} and {batch.y_lengths.tolist()[:4]}"
-        )
+    check_as_long(batch)
     y = batch.y.masked_fill(batch.y == IGNORE, PAD)
     check_range(y, model.config.target_vocab, "y")
     chain = model.chain(batch.x, batch.x_lengths, k, y)

@@ -128,9 +128,13 @@ def test_start_id():
         (torch.tensor([1, -2]), ValueError, r"expected a shift >= 0 .*, got -2"),
         (1.0, TypeError, "expected an int or an integer tensor, got float"),
         (True, TypeError, "expected an int or an integer tensor, got bool"),
-        (torch.ones(2), ValueError, r"shape \(2,\), got torch.float32 \(2,\)"),
-        (torch.tensor([1, 1, 1]), ValueError, r"shape \(2,\), got torch.int64 \(3,\)"),
-        (torch.tensor(1), ValueError, r"shape \(2,\), got torch.int64 \(\)"),  # no broadcast
+        (torch.ones(2), ValueError, "expected an integer tensor, got torch.float32"),
+        (torch.tensor([1, 1, 1]), ValueError, r"expected shape \(2,\), one per row, got \(3,\)"),
+        (
+            torch.tensor(1),
+            ValueError,
+            r"expected shape \(2,\), one per row, got \(\)",
+        ),  # no broadcast
     ],
 )
 def test_shift(k, error, message):
@@ -221,7 +225,15 @@ def test_choices():
     refuses(
         ValueError, r"^width: expected a multiple of 2 \* heads = 8 .*got 20", Config, 11, width=20
     )
-    for wrong in (1.0, -0.1, float("nan")):
+    for wrong in (-1, 2.0, "x"):
+        refuses(
+            ValueError,
+            "^source_vocab: expected a whole number >= 0",
+            Config,
+            11,
+            source_vocab=wrong,
+        )
+    for wrong in (1.0, -0.1, float("nan"), "x"):
         refuses(ValueError, "^dropout: expected 0 <= dropout < 1", Config, 11, dropout=wrong)
     for field, wrong in (("mask", "casual"), ("streams", 3), ("completion", "point")):
         message = f"^{field}: expected .*{wrong!r}"
@@ -287,19 +299,18 @@ def test_decoding_options(decode):
         refuses(
             TypeError, r"^new: expected an int or one integer per row", decode, model, X, new=wrong
         )
-    for wrong in (-1, 11):
-        message = rf"^end_id: expected an id in 0\.\.10, got {wrong}"
+    for wrong in (-1, 11, "x", 2.0):
+        message = rf"^end_id: expected an id in 0\.\.10, got {wrong!r}"
         refuses(ValueError, message, decode, model, X, end_id=wrong)
 
 
 def test_temperature_top_k_and_width():
     model = build("ar")
-    for wrong in (0, -1.0, float("nan")):
+    for wrong in (0, -1.0, float("nan"), "warm"):
         refuses(ValueError, "^temperature: expected > 0", sample, model, X, temperature=wrong)
-    for wrong in (0, -3):
-        refuses(
-            ValueError, f"^top_k: expected >= 1 or None, got {wrong}", sample, model, X, top_k=wrong
-        )
+    for wrong in (0, -3, 1.5):
+        message = f"^top_k: expected a whole number >= 1, got {wrong}"
+        refuses(ValueError, message, sample, model, X, top_k=wrong)
     for wrong in (0, -1, 2.0, True, None):
         refuses(ValueError, "^width: expected a whole number >= 1", beam, model, X, width=wrong)
 
@@ -382,7 +393,7 @@ def test_recipe_counts(field):
 
 def test_recipe_rates():
     for field, least in (("rate", "> 0"), ("clip", "> 0"), ("decay", ">= 0")):
-        for wrong in (-1, float("nan")):
+        for wrong in (-1, float("nan"), "x"):
             refuses(ValueError, f"^{field}: expected {least}, got", Recipe, **{field: wrong})
     refuses(ValueError, "^seed: expected", Recipe, seed=-1)
 

@@ -201,8 +201,8 @@ def test_refuses():
         (lambda: transition_pass(build("lm"), x), TypeError, "model: expected a TransitionSAR, got DecoderLM"),
         (lambda: transition_loss(model, Batch(x, n, x, n), "max"), ValueError, "reduction: expected"),
         (lambda: transition_loss(model, Batch(x, n, x + 7, n)), ValueError, r"y: expected ids in 0\.\.10"),
-        (lambda: transition_loss(model, Batch(x, n, x[:, :3], n - 2)), ValueError, "y: expected a token for each"),
-        (lambda: transition_loss(model, Batch(x, n, x, n - 2)), ValueError, "y: expected a token for each"),
+        (lambda: transition_loss(model, Batch(x, n, x[:, :3], n - 2)), ValueError, "y: Algorithm 1 makes one token"),
+        (lambda: transition_loss(model, Batch(x, n, x, n - 2)), ValueError, "y: Algorithm 1 makes one token"),
         (lambda: build("transition", rank=-1), ValueError, "rank: expected a whole number >= 0, got -1"),
         (lambda: build("transition", candidates=0), ValueError, "candidates: expected a whole number >= 1"),
     ):  # fmt: skip
