@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal, WrongType, check_integers, check_tokens, expect, type_of
+from .checks import Refusal, WrongType, check_per_row, check_tokens, expect, type_of
 from .shift import IGNORE, shifted_targets
 
 
@@ -52,7 +52,9 @@ def slm_loss(logits: Tensor, tokens: Tensor, shifts: Tensor, reduction: str = "m
     shifts: (B,) integers >= 0, one per example; ``shifts = 1`` everywhere is ``sar_loss``.
     As ``ar_loss``: "none" gives (B, T), 0 in the last ``shifts[b]`` positions of row b.
     """
-    check_integers(shifts, "shifts", "an integer tensor with one shift per example")
+    check_tokens(tokens)
+    check_per_row(shifts, len(tokens), "shifts")
+    expect(shifts.min() >= 0, "shifts", "shifts >= 0 (targets lie ahead)", shifts)
     return _cross_entropy(logits, tokens, shifts, reduction)
 
 
