@@ -5,14 +5,15 @@ stand its loss and its decoder.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Mask, attend, check_mask, heads, visible
-from .blocks import Block, Config, Model, decoder, log_softmax, norm
-from .checks import Refusal, WrongType, check_new, check_whole, expect
+from .blocks import Config, Model, Stack, decoder, log_softmax, norm
+from .checks import Lengths, New, Refusal, WrongType, check_new, check_whole, expect
 from .data import Batch, Decoded
 from .losses import ar_loss
 
@@ -28,7 +29,7 @@ class ContentQueryAttention(nn.Module):
     ``DualStreamSAR`` completes each to (T, V).
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.width, self.heads = width, heads
         self.q = nn.Parameter(torch.empty(width, width))
@@ -71,7 +72,7 @@ class DualStreamSAR(Model):
         mask: Mask = "causal",
         streams: int = 2,
         completion: str = "vocabulary",
-    ):
+    ) -> None:
         super().__init__(config)
         check_whole("source_vocab", config.source_vocab)
         expect(streams in (2, 1), "streams", "one of (2, 1)", streams)
@@ -84,9 +85,7 @@ class DualStreamSAR(Model):
         self.embed = nn.ParameterList(
             torch.empty(config.source_vocab, config.width) for _ in range(streams)
         )  # E_c, E_q
-        self.streams = nn.ModuleList(
-            nn.ModuleList(Block(config) for _ in range(config.layers)) for _ in range(streams)
-        )
+        self.streams = nn.ModuleList(Stack(config) for _ in range(streams))
         self.gains = nn.ParameterList(torch.ones(config.width) for _ in range(streams))
         self.cqa = ContentQueryAttention(config.width, config.heads)
         if completion == "vocabulary":
@@ -95,13 +94,13 @@ class DualStreamSAR(Model):
         self.initialise()
 
     @property
-    def options(self) -> dict:
+    def options(self) -> dict[str, Any]:
         return super().options | {"streams": len(self.streams)}
 
     def forward(
         self,
         x: Tensor,
-        lengths: Tensor | None = None,
+        lengths: Lengths = None,
         hint: Tensor | None = None,
         trusted: bool = False,
     ) -> Tensor:
@@ -116,14 +115,12 @@ class DualStreamSAR(Model):
         T, turn = x.shape[1], self.turn(0, x.shape[1])
         mask = visible(self.mask, T, lengths, x.device)
 
-        H = []  # H_L^c, H_L^q
+        H: list[Tensor] = []  # H_L^c, H_L^q
         for embed, layers, gain in zip(self.embed, self.streams, self.gains, strict=True):
             h = F.embedding(x, embed)  # (B, T, D)
             if hint is not None and H:  # the second
                 h = h + hint
-            for layer in layers:
-                h = layer(h, turn, mask)
-            H.append(norm(h, gain))
+            H.append(norm(layers(h, turn, mask), gain))
         content, query = H[0], H[-1]
 
         if self.completion == "copy":
@@ -157,7 +154,7 @@ def check_as_long(batch: Batch) -> None:
 
 
 @decoder
-def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new=None) -> Decoded:
+def one_pass(model: DualStreamSAR, x: Tensor, lengths: Lengths = None, new: New = None) -> Decoded:
     """Algorithm 1's last line: the most probable token at every position, each on its own.
 
     x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out. new: as
@@ -172,7 +169,7 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Tensor | None = None, new
     return Decoded.of(tokens, log_probs, own, 1)
 
 
-def given_x(model: DualStreamSAR, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+def given_x(model: DualStreamSAR, x: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor]:
     """log p(y_t | x), (B, T, V), and each row's length, (B,)."""
     if not isinstance(model, DualStreamSAR):
         needs = "one_pass needs a model of y given x alone (DualStreamSAR)"

@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal, expect
+from .checks import Lengths, Refusal, expect
+
+Device = torch.device | str | None
 
 
-def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Tensor:
+def causal_mask(T: int, strict: bool = False, past: int = 0, device: Device = None) -> Tensor:
     """Position t sees s <= t, or s < t when ``strict``. Returns (T, past + T) booleans.
 
     past: how many cached positions lie before the first row; every row sees them. Section 3.1.
@@ -30,7 +32,7 @@ def causal_mask(T: int, strict: bool = False, past: int = 0, device=None) -> Ten
     return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past - strict)
 
 
-def full_mask(T: int, device=None) -> Tensor:
+def full_mask(T: int, device: Device = None) -> Tensor:
     """Every position sees every position, as in an encoder. Returns (T, T) booleans."""
     return torch.ones(T, T, dtype=torch.bool, device=device)
 
@@ -45,7 +47,7 @@ def check_mask(mask: Mask, names: Sequence[str]) -> Mask:
     return mask
 
 
-def visible(mask: Mask, T: int, lengths: Tensor | None = None, device=None) -> Tensor | None:
+def visible(mask: Mask, T: int, lengths: Lengths = None, device: Device = None) -> Tensor | None:
     """What T positions see of one another, as ``attend`` takes it; None for everything.
 
     mask: a name, or a function such as ``causal_mask`` that returns (T, T) booleans for T and
@@ -57,7 +59,7 @@ def visible(mask: Mask, T: int, lengths: Tensor | None = None, device=None) -> T
     padding = None if lengths is None else padding_mask(lengths, T)
     if mask == "full":
         return padding
-    own = mask(T, device=device)
+    own = mask(T, device=device)  # type: ignore[operator]  # no other name passes check_mask
     if own.shape != (T, T) or own.dtype != torch.bool:
         got = f"{own.dtype} {tuple(own.shape)}"
         raise Refusal(f"mask: expected booleans of shape {(T, T)}, got {got}")

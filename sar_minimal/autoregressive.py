@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import KeyValueCache, Mask, causal_mask, check_mask, padding_mask, visible
-from .blocks import Block, Config, Model, norm
-from .checks import Refusal, check_whole, expect
+from .blocks import Config, Memory, Model, Stack, norm
+from .checks import Lengths, Refusal, check_whole, expect
 from .data import Batch
 from .losses import ar_loss
 from .shift import START, shift_right
@@ -25,7 +25,7 @@ class State:
     cache: KeyValueCache
     turns: Tensor  # (3, 1, 1, length, Dh / 2), complex
     head: Tensor  # (D, V), laid out for a product with few rows, which is then twice as fast
-    memory: list | None = None  # per layer: (2, B, H, S, Dh), mask (B, 1, 1, S) or None
+    memory: list[Memory] | None = None  # per layer
 
     def reorder(self, rows: Tensor) -> None:
         """Row b goes on from row ``rows[b]``."""
@@ -44,14 +44,23 @@ class Autoregressive(Model):
     model cheats, and with one whose first rows depend on T, a cache is no longer sound.
     """
 
-    def __init__(self, config: Config, mask: Mask, cross: bool):
+    def __init__(self, config: Config, mask: Mask, cross: bool) -> None:
         super().__init__(config)
         self.mask = check_mask(mask, ["causal"])
         self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))  # also the head
-        self.layers = nn.ModuleList(Block(config, cross) for _ in range(config.layers))
+        self.layers = Stack(config, cross)
         self.gain = nn.Parameter(torch.ones(config.width))
 
-    def new_state(self, batch: int, length: int, memory: list | None = None) -> State:
+    @property
+    def start_vocab(self) -> int:
+        """V of what ``start`` reads: a source, or where the model has none a prompt."""
+        return self.config.source_vocab if hasattr(self, "encoder") else self.config.target_vocab
+
+    def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
+        """From x, with (B,) lengths: a state with room for ``new`` tokens, prompts, their lengths."""
+        raise NotImplementedError
+
+    def new_state(self, batch: int, length: int, memory: list[Memory] | None = None) -> State:
         """Room for ``length`` positions of ``batch`` rows."""
         if length > self.config.max_length:
             most = f"the model's max_length is {self.config.max_length}"
@@ -69,18 +78,24 @@ class Autoregressive(Model):
         else:
             mask = visible(self.mask, cache.used + T, device=tokens.device)
             mask = None if mask is None else mask.narrow(0, cache.used, T)
-        turn = state.turns.narrow(3, cache.used, T)
-        h = self._read(tokens, turn, mask, state.memory, cache)
+        h = self._read(tokens, state.turns.narrow(3, cache.used, T), mask, state.memory, cache)
         cache.used += T
         return (h[:, -1:] if last and T > 1 else h) @ state.head
 
-    def _read(self, tokens, turn, mask, memory, cache=None):
+    def _read(
+        self,
+        tokens: Tensor,
+        turn: Tensor,
+        mask: Tensor | None,
+        memory: list[Memory] | None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         h = F.embedding(tokens, self.embed)  # (B, T, D)
         for n, layer in enumerate(self.layers):
             h = layer(h, turn, mask, cache, n, None if memory is None else memory[n])
         return norm(h, self.gain)
 
-    def _teacher_forced(self, tokens, memory):
+    def _teacher_forced(self, tokens: Tensor, memory: list[Memory] | None = None) -> Tensor:
         """Every position at once, each seeing those before it. Returns logits (B, T, V)."""
         T = tokens.shape[1]
         mask = visible(self.mask, T, device=tokens.device)
@@ -91,7 +106,7 @@ class Autoregressive(Model):
 class DecoderLM(Autoregressive):
     """A decoder without a source: p(x_t | x_<t), the document's AR and SAR of section 2."""
 
-    def __init__(self, config: Config, mask: Mask = "causal"):
+    def __init__(self, config: Config, mask: Mask = "causal") -> None:
         super().__init__(config, mask, cross=False)
         self.initialise()
 
@@ -99,12 +114,7 @@ class DecoderLM(Autoregressive):
         """tokens: (B, T) ids, the *input* in either coding of ``shift.py``. Returns logits (B, T,
         V): ``logits[:, t]`` is the next token's, given tokens[:, :t + 1]."""
         self.check_input(tokens, self.config.target_vocab, "tokens")
-        return self._teacher_forced(tokens, None)
-
-    @property
-    def start_vocab(self) -> int:
-        """V of what ``start`` reads, here of a prompt."""
-        return self.config.target_vocab
+        return self._teacher_forced(tokens)
 
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
         """x: (B, P) prompts. Returns a state with room for ``new`` more, prompts and lengths."""
@@ -118,15 +128,15 @@ class EncoderDecoderAR(Autoregressive):
     of ``DualStreamSAR`` with the same configuration (hidden = 4).
     """
 
-    def __init__(self, config: Config, mask: Mask = "causal"):
+    def __init__(self, config: Config, mask: Mask = "causal") -> None:
         super().__init__(config, mask, cross=True)
         check_whole("source_vocab", config.source_vocab)
         self.source_embed = nn.Parameter(torch.empty(config.source_vocab, config.width))
-        self.encoder = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.encoder = Stack(config)
         self.encoder_gain = nn.Parameter(torch.ones(config.width))
         self.initialise()
 
-    def forward(self, x: Tensor, y_in: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, y_in: Tensor, lengths: Lengths = None) -> Tensor:
         """Teacher forcing. x: (B, S). y_in: (B, T), the target read one step later
         (``shift_right``). lengths: (B,) of x, None when no row is padded. Returns logits (B, T,
         V)."""
@@ -135,19 +145,12 @@ class EncoderDecoderAR(Autoregressive):
         expect(len(y_in) == len(x), "y_in", f"{len(x)} rows as in x", len(y_in))
         return self._teacher_forced(y_in, self.encode(x, None if lengths is None else own))
 
-    @property
-    def start_vocab(self) -> int:
-        """V of what ``start`` reads, here of a source."""
-        return self.config.source_vocab
-
-    def encode(self, x: Tensor, lengths: Tensor | None = None) -> list:
+    def encode(self, x: Tensor, lengths: Lengths = None) -> list[Memory]:
         """What each decoder layer reads of the source: per layer (keys and values, mask)."""
         mask = None if lengths is None else padding_mask(lengths, x.shape[1])
         turn = self.turn(0, x.shape[1])
         h = F.embedding(x, self.source_embed)  # (B, S, D)
-        for layer in self.encoder:
-            h = layer(h, turn, mask)
-        h = norm(h, self.encoder_gain)
+        h = norm(self.encoder(h, turn, mask), self.encoder_gain)
         return [layer.memory(h, turn, mask) for layer in self.layers]
 
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:

@@ -8,16 +8,20 @@ faster.
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Real
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, heads, rotations
-from .checks import Refusal, check_lengths, check_range, check_tokens, check_whole, expect
+from .attention import KeyValueCache, attend, heads, rotations
+from .checks import Lengths, Refusal, check_lengths, check_range, check_tokens, check_whole, expect
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Memory = tuple[Tensor, Tensor | None]  # keys and values of a source, (2, B, H, S, Dh), its mask
 
 
 @dataclass(frozen=True)
@@ -39,23 +43,23 @@ class Config:
     max_length: int = 512
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("target_vocab", "width", "layers", "heads", "hidden", "max_length"):
             check_whole(name, getattr(self, name))
         check_whole("source_vocab", self.source_vocab, least=0)
         pair = 2 * self.heads
         what = f"a multiple of 2 * heads = {pair} (rotary positions turn pairs)"
         expect(self.width % pair == 0, "width", what, self.width)
-        fits = isinstance(self.dropout, Real) and 0 <= self.dropout < 1
+        fits = isinstance(self.dropout, int | float) and 0 <= self.dropout < 1
         expect(fits, "dropout", "0 <= dropout < 1", self.dropout)
 
 
-def decoder(function: Callable) -> Callable:
+def decoder(function: Callable[P, R]) -> Callable[P, R]:
     """A function of models to tokens: no gradients, no dropout, whatever mode they are in."""
 
     @functools.wraps(function)
     @torch.inference_mode()
-    def decode(*arguments, **options):
+    def decode(*arguments: P.args, **options: P.kwargs) -> R:
         models = [m for m in (*arguments, *options.values()) if isinstance(m, Model)]
         training = [part for model in models for part in model.modules() if part.training]
         for part in training:  # each on its own: some may be frozen
@@ -85,10 +89,12 @@ class Block(nn.Module):
     Weights are (in, out), so that the code reads as the formula, ``x @ W``.
     """
 
-    def __init__(self, config: Config, cross: bool = False):
+    cross_kv: Tensor
+
+    def __init__(self, config: Config, cross: bool = False) -> None:
         super().__init__()
         D, hidden = config.width, config.hidden * config.width
-        shapes = {"gain": (D,), "qkv": (D, 3 * D), "out": (D, D)}
+        shapes: dict[str, tuple[int, ...]] = {"gain": (D,), "qkv": (D, 3 * D), "out": (D, D)}
         if cross:
             shapes |= {"cross_gain": (D,), "cross_q": (D, D)}
             shapes |= {"cross_kv": (D, 2 * D), "cross_out": (D, D)}
@@ -97,13 +103,22 @@ class Block(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.ones(shape)))
         self.heads, self.dropout = config.heads, config.dropout
 
-    def forward(self, h, turn, mask=None, cache=None, layer=0, memory=None):
+    def forward(
+        self,
+        h: Tensor,
+        turn: Tensor,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+        memory: Memory | None = None,
+    ) -> Tensor:
         """h: (B, T, D). turn: (3, 1, 1, T, Dh / 2). memory: a source's, or None. Returns (B, T, D).
 
         With a cache, the T positions follow those already in it and read them too.
         """
         # The plain dict: to look up an attribute of a Module costs a fifth of a product.
-        w, H = self._parameters, self.heads
+        w: dict[str, Tensor] = self._parameters  # type: ignore[assignment]  # none of them None
+        H = self.heads
 
         qkv = heads(norm(h, w["gain"]) @ w["qkv"], turn, H)  # (3, B, H, T, Dh)
         q, kv = qkv[0], qkv[1:]
@@ -119,12 +134,28 @@ class Block(nn.Module):
         feed = F.relu(norm(h, w["feed_gain"]) @ w["feed_in"])
         return h + self._drop(feed @ w["feed_out"])
 
-    def memory(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def memory(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> Memory:
         """What ``forward`` reads of a source h (B, S, D): (2, B, H, S, Dh), and the mask."""
         return heads(h @ self.cross_kv, turn[1:], self.heads), mask
 
-    def _drop(self, h):
+    def _drop(self, h: Tensor) -> Tensor:
         return F.dropout(h, self.dropout) if self.training and self.dropout else h
+
+
+class Stack(nn.ModuleList):
+    """The L layers of one stream."""
+
+    def __init__(self, config: Config, cross: bool = False) -> None:
+        super().__init__(Block(config, cross) for _ in range(config.layers))
+
+    def __iter__(self) -> Iterator[Block]:
+        return super().__iter__()  # type: ignore[return-value]  # ModuleList says Module
+
+    def forward(self, h: Tensor, turn: Tensor, mask: Tensor | None = None) -> Tensor:
+        """h: (B, T, D), through all of them, as ``Block`` takes it. Returns (B, T, D)."""
+        for layer in self:
+            h = layer(h, turn, mask)
+        return h
 
 
 class Model(nn.Module):
@@ -134,7 +165,9 @@ class Model(nn.Module):
     with ``trusted``, so that nothing is checked twice: on a GPU each check waits for the device.
     """
 
-    def __init__(self, config: Config):
+    turns: Tensor
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         turns = rotations(config.max_length, config.width // config.heads)
@@ -146,7 +179,7 @@ class Model(nn.Module):
         return tuple(inspect.signature(cls.__init__).parameters)[2:]  # behind self and config
 
     @property
-    def options(self) -> dict:
+    def options(self) -> dict[str, Any]:
         """The values of ``option_names``, as the constructor takes them."""
         return {name: getattr(self, name) for name in self.option_names()}
 
@@ -170,7 +203,7 @@ class Model(nn.Module):
             raise Refusal(f"{name}: {most}, got {tokens.shape[1]} tokens")
         check_range(tokens, vocab, name)
 
-    def check_source(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def check_source(self, x: Tensor, lengths: Lengths) -> Tensor:
         """The lengths of x (B, S), (B,), once both are what they should be."""
         self.check_input(x, self.config.source_vocab, "x")
         return check_lengths(lengths, x)

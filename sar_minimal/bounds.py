@@ -18,6 +18,7 @@ model is.
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,7 +125,9 @@ def _given(language: HomophoneLanguage, x: Tensor) -> dict[str, Tensor]:
     return result
 
 
-def _beliefs(language: HomophoneLanguage, length: int) -> tuple[list, list]:
+def _beliefs(
+    language: HomophoneLanguage, length: int
+) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
     """The different pasts and futures: [t] -> vectors (N, V) of the pasts of t + 1 tokens with
     their probabilities (N,), and [k] -> vectors (M, V) of the futures of k tokens.
 
@@ -148,7 +151,7 @@ def _beliefs(language: HomophoneLanguage, length: int) -> tuple[list, list]:
 
 def _bounds_by_beliefs(language: HomophoneLanguage, length: int) -> Bounds:
     pasts, futures = _beliefs(language, length)
-    mean = dict.fromkeys(("joint", "smoothed", "filtered"), 0.0)
+    mean: dict[str, Any] = dict.fromkeys(("joint", "smoothed", "filtered"), 0.0)
     mean |= {f"{what}, {name}": None for what in ("characters", "sentences") for name in DECODERS}
     mean["characters, filtering"] = mean["characters, smoothing"] = 0.0
     marginal, before = language.initial, language.initial[None]
@@ -187,12 +190,11 @@ def _check_size(numbers: int) -> None:
         raise Refusal("method: 'beliefs' has too many of them here; take 'enumerate' or 'sample'")
 
 
-def _bounds(mean: dict, error: dict) -> Bounds:
-    def right(what):
-        return {name: mean[f"{what}, {name}"] for name in DECODERS}
-
-    entropies = (mean[name] for name in ("joint", "smoothed", "filtered"))
-    return Bounds(*entropies, right("characters"), right("sentences"), error)
+def _bounds(mean: dict[str, Any], error: dict[str, float]) -> Bounds:
+    characters, sentences = (
+        {name: mean[f"{what}, {name}"] for name in DECODERS} for what in ("characters", "sentences")
+    )
+    return Bounds(mean["joint"], mean["smoothed"], mean["filtered"], characters, sentences, error)
 
 
 # ---------------------------------------------------------------- a model against its bound
@@ -200,7 +202,7 @@ def _bounds(mean: dict, error: dict) -> Bounds:
 
 def above_bound(
     model: Model, language: HomophoneLanguage, length: int, samples: int = 20_000
-) -> dict:
+) -> dict[str, float]:
     """The model's expected loss on sequences of the language, and the bound of what it may read, in
     nats per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when
     it says y as a whole, token after token or as a chain.

@@ -11,6 +11,8 @@ from .errors import WrongType as WrongType
 from .errors import expect as expect
 
 INTEGERS = (torch.int64, torch.int32)
+Lengths = Tensor | None  # (B,) integers, how long each row is; None: every row is full
+New = int | Tensor | None  # how many tokens to make, for all rows or for each (B,); None: as x has
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
@@ -62,7 +64,7 @@ def check_per_row(values: Tensor, B: int, name: str, most: int | None = None) ->
         expect(low >= 1 and high <= most, name, f"values in 1..{most}", values)
 
 
-def check_lengths(lengths: Tensor | None, tokens: Tensor, name: str = "lengths") -> Tensor:
+def check_lengths(lengths: Lengths, tokens: Tensor, name: str = "lengths") -> Tensor:
     """(B,) lengths on the device of ``tokens`` (B, T); None means that every row is full.
 
     Raises Refusal unless they are B integers in 1..T.

@@ -4,6 +4,7 @@ import difflib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +44,8 @@ class Vocab:
             expect(plain, f"tokens[{i}]", "a string without white space", token)
         ids = {token: i for i, token in enumerate(SPECIALS + tokens)}
         if len(ids) < len(SPECIALS) + len(tokens):
-            seen = set(SPECIALS)
-            twice = next(t for t in tokens if t in seen or seen.add(t))
+            names = SPECIALS + tokens
+            twice = next(t for i, t in enumerate(names) if t in names[:i])
             raise Refusal(f"tokens: {twice!r} is there twice, or is one of the specials {SPECIALS}")
         for name, value in (("tokens", tokens), ("_ids", ids), ("_names", SPECIALS + tokens)):
             object.__setattr__(self, name, value)
@@ -120,7 +121,7 @@ class Batch:
         return Batch(*(t.to(device) for t in (self.x, self.x_lengths, self.y, self.y_lengths)))
 
 
-def make_batch(xs: Sequence[list[int]], ys: Sequence[list[int]]) -> Batch:
+def make_batch(xs: list[list[int]], ys: list[list[int]]) -> Batch:
     """Pad pairs into one ``Batch``. Raises ValueError as ``Split`` does, and for no pair at all.
 
     >>> make_batch([[5, 6], [7]], [[4], [4, 4]]).y.tolist()
@@ -188,9 +189,6 @@ def batches(
     return (Batch(*_padded(part.x, PAD), *_padded(part.y, IGNORE)) for part in parts)
 
 
-# ---------------------------------------------------------------- tasks and their cards
-
-
 @dataclass(frozen=True)
 class Card:
     """What one should know about a task's data before trusting a number measured on it.
@@ -201,7 +199,7 @@ class Card:
     name: str
     source: str
     licence: str
-    counts: dict
+    counts: dict[str, Any]
     split: str
     flaws: tuple[str, ...]
 
@@ -216,7 +214,7 @@ class Task:
     train: Split
     validation: Split
     test: Split
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     card: Card | None = None
 
     @functools.cached_property
@@ -224,9 +222,6 @@ class Task:
         """Every pair has len(x) == len(y); such a task's y has no END, x says when to stop."""
         splits = (self.train, self.validation, self.test)
         return all(len(x) == len(y) for s in splits for x, y in zip(s.x, s.y, strict=True))
-
-
-# ---------------------------------------------------------------- what is decoded, how good it is
 
 
 @dataclass(frozen=True)
@@ -249,13 +244,15 @@ class Decoded:
     def of(cls, tokens: Tensor, log_probs: Tensor, lengths: Tensor, *counts: int) -> "Decoded":
         """As the constructor, whatever stands behind each row's end. counts: steps, reads."""
         behind = past_end(lengths, tokens.shape[1])
-        ended = (tensor.masked_fill(behind, PAD) for tensor in (tokens, log_probs))  # PAD is 0
-        return cls(*ended, lengths, *counts)
+        tokens, log_probs = tokens.masked_fill(behind, PAD), log_probs.masked_fill(behind, 0.0)
+        return cls(tokens, log_probs, lengths, *counts)
 
 
-def convert(decode: Callable[..., Decoded], split: Split, device="cpu") -> list[list[int]]:
+def convert(
+    decode: Callable[..., Decoded], split: Split, device: torch.device | str = "cpu"
+) -> list[list[int]]:
     """``decode(x, lengths)`` over a whole split, batch by batch, in the order of the split."""
-    found = {}
+    found: dict[tuple[int, ...], list[int]] = {}
     # In larger batches Jacobi and draft and verify wait longer for the slowest row.
     for batch in batches(split, 2048):
         decoded = decode(batch.x.to(device), batch.x_lengths.to(device))

@@ -5,20 +5,21 @@ rule. The gradient of output t with respect to what stands at position s is exac
 leads from s to t, and is not 0, but for accidents of measure zero, when one does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
-from .blocks import Block, Model
+from .blocks import Model
 from .checks import WrongType, expect
 
 
 @contextmanager
-def fed(block: Block, h: Tensor):
+def fed(block: nn.Module, h: Tensor) -> Iterator[None]:
     """While it lasts, ``block`` reads h (B, T, D) in place of what it would.
 
     >>> from sar_minimal.autoregressive import DecoderLM
@@ -29,7 +30,7 @@ def fed(block: Block, h: Tensor):
     (1, 3, 9)
     """
 
-    def replace(_, inputs):
+    def replace(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         shape = tuple(inputs[0].shape)
         expect(h.shape == shape, "h", f"shape {shape}", tuple(h.shape))
         return (h, *inputs[1:])
@@ -41,21 +42,22 @@ def fed(block: Block, h: Tensor):
         handle.remove()
 
 
-def entrances(model: Model, side: str) -> list[tuple[Block, Tensor]]:
+def entrances(model: Model, side: str) -> list[tuple[nn.Module, Tensor]]:
     """The first blocks that read ``side``, "source" (x) or "output" (y, or a language model's own
     text), each with its embedding table. Algorithm 1 has two on the source, and none on the
     output."""
     expect(side in ("source", "output"), "side", "'source' or 'output'", side)
     if isinstance(model, DualStreamSAR):
         pairs = zip(model.streams, model.embed, strict=True)
-        return [(layers[0], E) for layers, E in pairs] if side == "source" else []
+        return [(next(stack.children()), E) for stack, E in pairs] if side == "source" else []
     if not isinstance(model, Autoregressive):
         expected = "a DualStreamSAR, an EncoderDecoderAR or a DecoderLM"
         raise WrongType(f"model: expected {expected}, got {type(model).__name__}")
     if side == "output":
         return [(model.layers[0], model.embed)]
-    reads_x = isinstance(model, EncoderDecoderAR)
-    return [(model.encoder[0], model.source_embed)] if reads_x else []
+    if isinstance(model, EncoderDecoderAR):
+        return [(model.encoder[0], model.source_embed)]
+    return []
 
 
 def influence(

@@ -5,7 +5,7 @@ Whoever trains, decodes, stores or compares models asks here; a new one is a fil
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Kind(NamedTuple):
     """loss: of (model, batch, reduction), in nats. decode: of (model, x, lengths, ...)."""
 
     model: type[Model]
-    loss: Callable[[Model, Batch, str], Tensor]
+    loss: Callable[..., Tensor]
     decode: Callable[..., Decoded]
 
 
@@ -42,7 +42,7 @@ KINDS = {
 }
 
 
-def make_model(kind: str, task: Task, seed: int = 0, **options) -> Model:
+def make_model(kind: str, task: Task, seed: int = 0, **options: Any) -> Model:
     """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
 
     kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal,

@@ -10,7 +10,7 @@ Viterbi's (Rabiner 1989). All is float64, and y, x are numbers from 0, without t
 """
 
 import math
-from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class HomophoneLanguage:
     argument.
     """
 
-    def __init__(self, initial, transition, syllable_of):
+    def __init__(self, initial: Any, transition: Any, syllable_of: Any) -> None:
         self.initial = torch.as_tensor(initial, dtype=torch.float64)
         self.transition = torch.as_tensor(transition, dtype=torch.float64)
         self.syllable_of = torch.as_tensor(syllable_of)
@@ -61,7 +61,7 @@ class HomophoneLanguage:
         check_whole("hanzi", hanzi)
         check_whole("syllables", syllables)
         expect(syllables <= hanzi, "syllables", f"at most hanzi = {hanzi}", syllables)
-        fits = isinstance(sharpness, Real) and 0 <= sharpness < math.inf
+        fits = isinstance(sharpness, int | float) and 0 <= sharpness < math.inf
         expect(fits, "sharpness", "a number >= 0", sharpness)
         generator = torch.Generator().manual_seed(seed)
         scores = torch.randn(hanzi + 1, hanzi, generator=generator, dtype=torch.float64)
@@ -78,10 +78,8 @@ class HomophoneLanguage:
         while len(y) < length:
             rows = self.transition[y[-1]]  # (n, V)
             y.append(torch.multinomial(rows, 1, generator=generator)[:, 0])
-        y = torch.stack(y, 1)
-        return self.syllable_of.long()[y], y
-
-    # ------------------------------------------------------------ given x: the classical recursions
+        chain = torch.stack(y, 1)
+        return self.syllable_of.long()[chain], chain
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """p(y_t | x_<=t), (B, T, V), and p(x_t | x_<t), (B, T), which is 0 where x cannot occur."""
@@ -173,10 +171,10 @@ class CoherenceLanguage(HomophoneLanguage):
     n^(1 - T).
     """
 
-    def __init__(self, words: int = 4, dialects: int = 2, tell: float = 0.0):
+    def __init__(self, words: int = 4, dialects: int = 2, tell: float = 0.0) -> None:
         check_whole("words", words)
         check_whole("dialects", dialects, least=2)
-        expect(isinstance(tell, Real) and 0 <= tell < 1, "tell", "0 <= tell < 1", tell)
+        expect(isinstance(tell, int | float) and 0 <= tell < 1, "tell", "0 <= tell < 1", tell)
         p = torch.full((words,), (1 - tell) / words, dtype=torch.float64)
         sounds = torch.arange(words).repeat(dialects, 1)  # (dialects, words)
         if tell:

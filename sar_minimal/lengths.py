@@ -24,6 +24,8 @@ from .algorithm1 import DualStreamSAR
 from .attention import padding_mask
 from .blocks import Config, Model, decoder, log_softmax, norm
 from .checks import (
+    Lengths,
+    New,
     Refusal,
     check_lengths,
     check_model,
@@ -38,7 +40,7 @@ from .losses import ar_loss, reduced
 from .shift import IGNORE, PAD, START, neighbours, past_end, shift_right
 
 
-def uniform_copy(x: Tensor, lengths: Tensor | None, T: Tensor) -> Tensor:
+def uniform_copy(x: Tensor, lengths: Lengths, T: Tensor) -> Tensor:
     """x (B, S) stretched to T (B,) places a row: place t reads x[floor(t S / T)] (Gu 2018).
 
     lengths: (B,) of x, S in the formula; None when every row is full. Returns (B, max T), PAD
@@ -66,31 +68,30 @@ class LengthSAR(Model):
     bounds S and T.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.streams = _algorithm_1(config, config.max_length, config.target_vocab)
         self.head = nn.Parameter(torch.empty(config.width, config.max_length))
         self.initialise()
 
     def forward(
-        self, x: Tensor, T: Tensor, lengths: Tensor | None = None, trusted: bool = False
+        self, x: Tensor, T: Tensor, lengths: Lengths = None, trusted: bool = False
     ) -> Tensor:
         """x: (B, S) ids. T: (B,) integers, how long y is. lengths: (B,) of x, None when no row is
         padded. Returns logits (B, max T, V)."""
         if not trusted:
             lengths = self.check_source(x, lengths)
             T = check_new(T, lengths, "T", self.config.max_length)
+        assert lengths is not None  # who is trusted gives them
         stretched = _marked(_stretched(x, lengths, T), T)
         return neighbours(self.streams(*stretched, trusted=True))[1]  # behind <s>
 
-    def length_logits(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def length_logits(self, x: Tensor, lengths: Lengths = None) -> Tensor:
         """log p(T | x) of T = 1, 2, ..., up to a constant: (B, max_length) from x (B, S)."""
         x, own = _marked(x, self.check_source(x, lengths))
         s = self.streams
         turn, mask = s.turn(0, x.shape[1]), padding_mask(own, x.shape[1])
-        h = F.embedding(x, s.embed[0])  # (B, 1 + S, D)
-        for layer in s.streams[0]:
-            h = layer(h, turn, mask)
+        h = s.streams[0](F.embedding(x, s.embed[0]), turn, mask)  # (B, 1 + S, D)
         return norm(h[:, 0], s.gains[0]) @ self.head
 
 
@@ -103,7 +104,7 @@ class CTCSAR(Model):
     share their ways.
     """
 
-    def __init__(self, config: Config, upsample: int = 3):
+    def __init__(self, config: Config, upsample: int = 3) -> None:
         super().__init__(config)
         check_whole("upsample", upsample)
         self.upsample, places = upsample, upsample * config.max_length
@@ -115,10 +116,11 @@ class CTCSAR(Model):
         """The blank, the id behind y's vocabulary."""
         return self.config.target_vocab
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, trusted: bool = False) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths = None, trusted: bool = False) -> Tensor:
         """x: (B, S) ids. lengths: (B,), None when all are full. Returns logits (B, u S, V + 1)."""
         if not trusted:
             lengths = self.check_source(x, lengths)
+        assert lengths is not None  # who is trusted gives them
         copies = _marked(x.repeat_interleave(self.upsample, 1), self.upsample * lengths)
         return neighbours(self.streams(*copies, trusted=True))[1]  # behind <s>
 
@@ -130,9 +132,6 @@ def _algorithm_1(config: Config, places: int, vocab: int) -> DualStreamSAR:
 def _marked(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """``<s>`` in front of each row, and the rows' lengths with it."""
     return F.pad(x, (1, 0), value=START), lengths + 1
-
-
-# ---------------------------------------------------------------- losses
 
 
 def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tensor:
@@ -176,12 +175,13 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     return reduced(each, batch.y, reduction)
 
 
-# ---------------------------------------------------------------- decoders
-
-
 @decoder
 def length_pass(
-    model: LengthSAR, x: Tensor, lengths: Tensor | None = None, new=None, beam: int = 1
+    model: LengthSAR,
+    x: Tensor,
+    lengths: Lengths = None,
+    new: New = None,
+    beam: int = 1,
 ) -> Decoded:
     """The likeliest length, then the most probable token at each of its positions, each on its own.
 
@@ -212,7 +212,7 @@ def length_pass(
 
 
 @decoder
-def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+def ctc_pass(model: CTCSAR, x: Tensor, lengths: Lengths = None) -> Decoded:
     """The most probable output at each of the u S places, collapsed: the best way.
 
     x: (B, S) ids. lengths: (B,), None when every row is full. lengths of the result: whatever is
@@ -231,9 +231,7 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Tensor | None = None) -> Decoded
     return Decoded.of(tokens, log_probs, T, 1)
 
 
-def collapse(
-    way: Tensor, blank_id: int, lengths: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def collapse(way: Tensor, blank_id: int, lengths: Lengths = None) -> tuple[Tensor, Tensor, Tensor]:
     """Equal neighbours become one token, then blanks go: a blank keeps two equals apart.
 
     way: (B, N) ids. lengths: (B,) of it, None when every row is full. Returns the tokens (B, T),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import check_model, check_whole, expect
+from .checks import Lengths, check_model, check_whole, expect
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
@@ -23,7 +23,7 @@ class MaskedModel(Model):
     this *is* Algorithm 1. Everyone sees everyone.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.streams = DualStreamSAR(config, mask="full")
         self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))
@@ -35,7 +35,7 @@ class MaskedModel(Model):
         return self.config.target_vocab
 
     def forward(
-        self, x: Tensor, y: Tensor, lengths: Tensor | None = None, trusted: bool = False
+        self, x: Tensor, y: Tensor, lengths: Lengths = None, trusted: bool = False
     ) -> Tensor:
         """x: (B, T) ids. y: (B, T) ids, ``mask_id`` where hidden. lengths: (B,) of both, None when
         no row is padded. Returns logits (B, T, V); they say nothing of use where y is shown."""
@@ -77,7 +77,7 @@ def hide(batch: Batch, mask_id: int, everything: bool = False) -> tuple[Tensor, 
 
 @decoder
 def mask_predict(
-    model: MaskedModel, x: Tensor, lengths: Tensor | None = None, iterations: int = 4
+    model: MaskedModel, x: Tensor, lengths: Lengths = None, iterations: int = 4
 ) -> Decoded:
     """Say all tokens, hide the least certain, say those again, ... (Ghazvininejad 2019).
 

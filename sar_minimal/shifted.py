@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import check_lengths, check_model, check_per_row, check_whole
+from .checks import Lengths, check_lengths, check_model, check_per_row, check_whole
 from .data import Batch, Decoded
 from .losses import slm_loss
 from .shift import START, shift_right
@@ -23,7 +23,7 @@ class ShiftedLM(Model):
     multi-token prediction, Gloeckle 2024). shifts: K.
     """
 
-    def __init__(self, config: Config, shifts: int = 1):
+    def __init__(self, config: Config, shifts: int = 1) -> None:
         super().__init__(config)
         check_whole("shifts", shifts)
         self.shifts = shifts
@@ -41,7 +41,7 @@ class ShiftedLM(Model):
         hint = F.embedding(shifts - 1, self.embed)[:, None]
         return self.streams(tokens, hint=hint, trusted=True)
 
-    def ahead(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def ahead(self, tokens: Tensor, lengths: Lengths = None) -> Tensor:
         """The K tokens behind each row's end, in one pass: logits (B, K, V) from tokens (B, T)."""
         self.check_input(tokens, self.config.target_vocab, "tokens")
         B, K = len(tokens), self.shifts
@@ -72,7 +72,7 @@ def draw_shifts(batch: Batch, K: int) -> Tensor:
 
 
 @decoder
-def look_ahead(model: ShiftedLM, x: Tensor, lengths: Tensor | None = None) -> Decoded:
+def look_ahead(model: ShiftedLM, x: Tensor, lengths: Lengths = None) -> Decoded:
     """The K tokens behind each row of x (B, T) in one pass, each shift's most probable.
 
     lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1

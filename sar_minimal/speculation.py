@@ -22,7 +22,7 @@ again and stays.
 """
 
 from collections.abc import Callable
-from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,19 +31,74 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model, decoder, log_softmax
-from .checks import Refusal, WrongType, check_range, check_tokens, check_whole, expect
+from .checks import Lengths, New, Refusal, WrongType, check_range, check_tokens, check_whole, expect
 from .data import Decoded
-from .decoding import begin, cut, zeros
+from .decoding import Rows, begin
 from .shift import PAD, past_end
 from .shifted import ShiftedLM
+
+
+class Guesses:
+    """Rows whose tokens are guessed, and fixed from the left: row b up to ``done[b]``.
+
+    tokens, log_probs: (B, longest). at: the positions, (longest,). done: (B,), of a row that has
+    ended longest, so that it holds nobody up. steps: passes so far.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, (self.tokens, self.log_probs) = rows, rows.room()
+        self.longest = self.tokens.shape[1]
+        self.at = torch.arange(self.longest, device=self.tokens.device)
+        self.done, self.steps = rows.before, 0
+
+    @property
+    def first(self) -> int:
+        """The first position that is open in any row."""
+        return int(self.done.min())
+
+    def place(self, guess: Tensor, q: Tensor | None) -> Tensor | None:
+        """Put guesses (B, k) at done[b] and after. q: (B, k, V), what each was drawn from, or None;
+        returns it likewise, (B, longest, V), 0 elsewhere."""
+        k = guess.shape[1]
+        ahead = self.at - self.done[:, None]  # (B, longest)
+        fresh, ahead = (ahead >= 0) & (ahead < k), ahead.clamp(0, k - 1)
+        self.tokens = torch.where(fresh, guess.gather(1, ahead), self.tokens)
+        if q is None:
+            return None
+        q = q.gather(1, ahead[..., None].expand(-1, -1, q.shape[-1]))
+        return q.masked_fill(~fresh[..., None], 0.0)
+
+    def score(self, first: int, last: int) -> Tensor:
+        """The logits of positions first..last - 1 given the guesses before each, (B, last - first,
+        V)."""
+        cache = self.rows.state.cache
+        cache.used = read = min(cache.used, first - 1)  # what lies behind was a guess
+        self.steps += 1
+        logits = self.rows.model.step(self.tokens[:, read : last - 1], self.rows.state)
+        return logits[:, first - 1 - read :]
+
+    def fix(self, first: int, chosen: Tensor, log_probs: Tensor, holds: Tensor) -> None:
+        """Write the model's tokens from ``first`` on, (B, n) both. Of a row's guesses ``holds``
+        (B,) held; the one behind them had a right past, so what stands there now is right too."""
+        rows, last = self.rows, first + chosen.shape[1]
+        self.tokens[:, first:last], self.log_probs[:, first:last] = chosen, log_probs
+        self.done = torch.maximum(self.done, (first + holds + 1).clamp(max=last))
+        if rows.end_id is not None:  # a row stops behind the first end token that it has fixed
+            own = (self.at >= rows.before[:, None]) & (self.at < self.done[:, None])
+            ends = torch.where((self.tokens == rows.end_id) & own, self.at + 1, self.longest)
+            rows.stop = torch.minimum(rows.stop, ends.amin(1))
+        self.done = self.done.masked_fill(self.done >= rows.stop, self.longest)
+
+    def cut(self) -> Decoded:
+        return self.rows.cut(self.tokens, self.log_probs, self.steps)
 
 
 @decoder
 def jacobi(
     model: Autoregressive,
     x: Tensor,
-    lengths=None,
-    new=None,
+    lengths: Lengths = None,
+    new: New = None,
     end_id: int | None = None,
     window: int = 32,
 ) -> Decoded:
@@ -56,24 +111,15 @@ def jacobi(
     and cost as much as others.
     """
     check_whole("window", window)
-    state, prompt, before, stop = begin(model, x, lengths, new, end_id)
-    tokens, log_probs, at = _room(model, prompt, before, stop)
-    longest, done, read, steps = len(at), before, 0, 0
-    while (first := int(done.min())) < longest:
-        last = min(first + window, longest)
-        state.cache.used = read  # what lies behind was a guess
-        logits = model.step(tokens[:, read : last - 1], state)[:, first - 1 - read :]
-        steps += 1
-        value, best = log_softmax(logits).max(-1)  # (B, last - first) each
-        guess, given = tokens[:, first:last], at[first:last] < before[:, None]
+    g = Guesses(begin(model, x, lengths, new, end_id))
+    while (first := g.first) < g.longest:
+        last = min(first + window, g.longest)
+        value, best = log_softmax(g.score(first, last)).max(-1)  # (B, last - first) each
+        guess, given = g.tokens[:, first:last], g.at[first:last] < g.rows.before[:, None]
         best = torch.where(given, guess, best)
         holds = (guess == best).cumprod(1).sum(1)  # (B,): how many before the first that changed
-        tokens[:, first:last], log_probs[:, first:last] = best, value
-        # The first that changed had a right past all the same, so what it changed to is right.
-        done = torch.maximum(done, (first + holds + 1).clamp(max=last))
-        done, stop = _settle(tokens, before, stop, done, end_id)
-        read = int(done.min()) - 1
-    return cut(model, tokens, log_probs, before, stop, steps)
+        g.fix(first, best, value, holds)
+    return g.cut()
 
 
 def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +142,9 @@ def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 def draft_and_verify(
     model: Autoregressive,
     x: Tensor,
-    draft: DualStreamSAR | ShiftedLM | Callable,
-    lengths=None,
-    new=None,
+    draft: DualStreamSAR | ShiftedLM | Callable[..., Any],
+    lengths: Lengths = None,
+    new: New = None,
     end_id: int | None = None,
     temperature: float | None = None,
     generator: torch.Generator | None = None,
@@ -119,120 +165,103 @@ def draft_and_verify(
     seen). Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
     """
     check_whole("window", window)
-    state, prompt, before, stop = begin(model, x, lengths, new, end_id)
-    warm = temperature is None or (isinstance(temperature, Real) and temperature > 0)
+    warm = temperature is None or (isinstance(temperature, int | float) and temperature > 0)
     expect(warm, "temperature", "> 0, or None for greedy", temperature)
-    ask = _asker(model, x, lengths, draft, temperature, generator)
-    stands = isinstance(draft, DualStreamSAR)
-    tokens, log_probs, at = _room(model, prompt, before, stop)
-    longest, done, read, steps = len(at), before, 0, 0
-    while (first := int(done.min())) < longest:
-        if steps == 0 or not stands:
-            own = torch.minimum(done, stop)  # of a row that has ended, its end
-            seen = tokens.masked_fill(past_end(own, longest), PAD)[:, : int(own.max())]
-            guess, q = ask(seen, own)
-            # Behind the last guess comes one token more: its past is checked in the same pass.
-            reach = int(done.masked_fill(done == longest, 0).max()) + guess.shape[1] + 1
-            tokens, q = _place(guess, q, tokens, at, done)
-            steps += 1
-        last = min(first + window, longest) if stands else min(first + window, reach, longest)
-        state.cache.used = read  # what lies behind was a guess, or comes again
-        logits = model.step(tokens[:, read : last - 1], state)[:, first - 1 - read :]
-        steps += 1
-        guess, fixed = tokens[:, first:last], at[first:last] < done[:, None]  # (B, last - first)
-        holds, other = _judge(logits, guess, fixed, q, first, temperature, generator)
-        turned_down = at[first:last] == first + holds[:, None]
-        chosen = torch.where(turned_down, other, guess)
-        value = log_softmax(logits).gather(2, chosen[..., None])[..., 0]
-        tokens[:, first:last], log_probs[:, first:last] = chosen, value
-        done = torch.maximum(done, (first + holds + 1).clamp(max=last))
-        done, stop = _settle(tokens, before, stop, done, end_id)
-        read = int(done.min()) - 1
-    return cut(model, tokens, log_probs, before, stop, steps)
+    g = Guesses(begin(model, x, lengths, new, end_id))
+    _check_draft(model, draft)
+    stands, reach = isinstance(draft, DualStreamSAR), g.longest
+    while (first := g.first) < g.longest:
+        if g.steps == 0 or not stands:
+            own = torch.minimum(g.done, g.rows.stop)  # of a row that has ended, its end
+            seen = g.tokens.masked_fill(past_end(own, g.longest), PAD)[:, : int(own.max())]
+            if isinstance(draft, Model):
+                ahead = draft(x, lengths) if stands else draft.ahead(seen, own)
+                guess, q = _choose(ahead, temperature, generator)
+            else:
+                guess, q = _checked(
+                    draft(seen, own), len(x), model.config.target_vocab, temperature
+                )
+            g.steps += 1
+            if not stands:  # behind the last guess comes one token more: its past is checked too
+                open_ = g.done.masked_fill(g.done == g.longest, 0)
+                reach = min(int(open_.max()) + guess.shape[1] + 1, g.longest)
+            q = g.place(guess, q)
+        last = min(first + window, reach)
+        logits = g.score(first, last)
+        holds, chosen = _judge(g, first, logits, q, temperature, generator)
+        g.fix(first, chosen, log_softmax(logits).gather(2, chosen[..., None])[..., 0], holds)
+    return g.cut()
 
 
-def _room(model, prompt, before, stop):
-    """Tokens and log-probabilities, (B, longest) each, and their positions, (longest,)."""
-    at = torch.arange(int(stop.max()), device=prompt.device)
-    tokens = F.pad(prompt.long(), (0, len(at) - prompt.shape[1]), value=PAD)
-    tokens = tokens.masked_fill(past_end(before, len(at)), PAD)
-    return tokens, zeros(tokens, model), at
-
-
-def _settle(tokens, before, stop, done, end_id):
-    """A row stops behind the first end token it has fixed; one that has stopped holds nobody up."""
-    if end_id is not None:
-        at = torch.arange(tokens.shape[1], device=tokens.device)
-        ends = (tokens == end_id) & (at >= before[:, None]) & (at < done[:, None])
-        stop = torch.minimum(stop, torch.where(ends, at + 1, len(at)).amin(1))
-    return done.masked_fill(done >= stop, tokens.shape[1]), stop
-
-
-def _asker(model, x, lengths, draft, temperature, generator):
-    """A function of (tokens, lengths) that returns checked guesses (B, k) and what each was drawn
-    from, (B, k, V), None if greedy."""
-    V = model.config.target_vocab
-    if isinstance(draft, DualStreamSAR | ShiftedLM):
-        one_pass = isinstance(draft, DualStreamSAR)
-        if one_pass and not isinstance(model, EncoderDecoderAR):
+def _check_draft(model: Autoregressive, draft: object) -> None:
+    """Raise Refusal unless ``draft`` can guess for ``model``."""
+    if not isinstance(draft, DualStreamSAR | ShiftedLM):
+        if isinstance(draft, Model) or not callable(draft):
+            expected = "a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths)"
+            raise WrongType(f"draft: expected {expected}, got {type(draft).__name__}")
+        return
+    sides = ["target_vocab"]
+    if isinstance(draft, DualStreamSAR):
+        if not isinstance(model, EncoderDecoderAR):
             no_source = f"but {type(model).__name__} has no source"
             raise WrongType(f"draft: a DualStreamSAR guesses y given x, {no_source}")
-        for side in ("source_vocab", "target_vocab")[not one_pass :]:
-            one, other = (getattr(m.config, side) for m in (model, draft))
-            expect(one == other, "draft", f"{side} {one} as in model", other)
-
-        def ask(tokens, own):
-            logits = draft(x, lengths) if one_pass else draft.ahead(tokens, own)  # (B, k, V)
-            if temperature is None:
-                return logits.argmax(-1), None
-            q = (logits / temperature).softmax(-1)
-            drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator)
-            return drawn.view(q.shape[:2]), q
-
-        return ask
-    if isinstance(draft, Model) or not callable(draft):
-        expected = "a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths)"
-        raise WrongType(f"draft: expected {expected}, got {type(draft).__name__}")
-
-    def ask(tokens, own):
-        answer = draft(tokens, own)
-        guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-        check_tokens(guess, "draft")
-        expect(len(guess) == len(tokens), "draft", f"guesses for {len(tokens)} rows", len(guess))
-        check_range(guess, V, "draft")
-        if temperature is None:
-            return guess.long(), None
-        if q is None:
-            return guess.long(), F.one_hot(guess.long(), V).float()  # drawn, but without a choice
-        if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
-            got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
-            raise Refusal(f"draft: expected probabilities of shape {(*guess.shape, V)}, got {got}")
-        return guess.long(), q
-
-    return ask
+        sides = ["source_vocab", "target_vocab"]
+    for side in sides:
+        one, other = (getattr(m.config, side) for m in (model, draft))
+        expect(one == other, "draft", f"{side} {one} as in model", other)
 
 
-def _judge(logits, guess, fixed, q, first, temperature, generator):
-    """How many guesses hold in each row before the first that does not, (B,), and what the model
-    says there instead: (B, n) its choice at each position, or (B, 1) a draw at that one."""
+def _choose(
+    logits: Tensor, temperature: float | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor | None]:
+    """The most probable tokens (B, k); or draws, and what each was drawn from, (B, k, V)."""
     if temperature is None:
-        best = logits.argmax(-1)
-        return (fixed | (guess == best)).cumprod(1).sum(1), best
-    n = guess.shape[1]
-    keep, rest = acceptance((logits / temperature).softmax(-1), q[:, first : first + n])
-    kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=generator)
-    holds = (fixed | kept.bool()).cumprod(1).sum(1)
-    rest = rest[torch.arange(len(rest), device=rest.device), holds.clamp(max=n - 1)]  # (B, V)
-    return holds, torch.multinomial(rest, 1, generator=generator)
+        return logits.argmax(-1), None
+    q = (logits / temperature).softmax(-1)
+    drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator)
+    return drawn.view(q.shape[:2]), q
 
 
-def _place(guess, q, tokens, at, done):
-    """Put row b's guesses at done[b] and after; q likewise, (B, longest, V), 0 elsewhere."""
-    k = guess.shape[1]
-    ahead = at - done[:, None]  # (B, longest)
-    fresh, ahead = (ahead >= 0) & (ahead < k), ahead.clamp(0, k - 1)
-    tokens = torch.where(fresh, guess.gather(1, ahead), tokens)
-    if q is not None:
-        q = q.gather(1, ahead[..., None].expand(-1, -1, q.shape[-1]))
-        q = q.masked_fill(~fresh[..., None], 0.0)
-    return tokens, q
+def _checked(
+    answer: Any, B: int, V: int, temperature: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """A function's guesses, (B, k), and what each was drawn from, (B, k, V), None if greedy."""
+    guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    check_tokens(guess, "draft")
+    expect(len(guess) == B, "draft", f"guesses for {B} rows", len(guess))
+    check_range(guess, V, "draft")
+    guess = guess.long()
+    if temperature is None:
+        return guess, None
+    if q is None:
+        return guess, F.one_hot(guess, V).float()  # drawn, but without a choice
+    if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
+        got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
+        raise Refusal(f"draft: expected probabilities of shape {(*guess.shape, V)}, got {got}")
+    return guess, q
+
+
+def _judge(
+    g: Guesses,
+    first: int,
+    logits: Tensor,
+    q: Tensor | None,
+    temperature: float | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """How many guesses from ``first`` on hold in each row before the first that does not, (B,); and
+    all of them, the first that does not replaced by what the model says there, (B, n)."""
+    n = logits.shape[1]
+    at, guess = g.at[first : first + n], g.tokens[:, first : first + n]
+    fixed = at < g.done[:, None]
+    if temperature is None or q is None:
+        other = logits.argmax(-1)  # (B, n)
+        kept = guess == other
+    else:
+        keep, rest = acceptance((logits / temperature).softmax(-1), q[:, first : first + n])
+        kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=generator).bool()
+    holds = (fixed | kept).cumprod(1).sum(1)
+    if temperature is not None:
+        rest = rest[torch.arange(len(rest), device=rest.device), holds.clamp(max=n - 1)]  # (B, V)
+        other = torch.multinomial(rest, 1, generator=generator)
+    return holds, torch.where(at == first + holds[:, None], other, guess)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from .checks import Refusal, check_whole, expect
 from .data import Batch, Split, batch_plan, batches
 from .kinds import loss_of
 from .shift import IGNORE
+
+Loss = Callable[..., Tensor]  # of (model, batch), a mean in nats
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ class Recipe:
     checkpoint: int = 500
     mixed: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "tokens", "report", "checkpoint"):
             check_whole(name, getattr(self, name))
         for name in ("rate", "clip"):
             value = getattr(self, name)
-            expect(isinstance(value, Real) and value > 0, name, "> 0", value)
-        expect(isinstance(self.decay, Real) and self.decay >= 0, "decay", ">= 0", self.decay)
+            expect(isinstance(value, int | float) and value > 0, name, "> 0", value)
+        expect(isinstance(self.decay, int | float) and self.decay >= 0, "decay", ">= 0", self.decay)
         for name in ("warmup", "seed", "short"):
             check_whole(name, getattr(self, name), least=0)
         expect(self.seed < 2**63, "seed", "less than 2 ** 63", self.seed)
@@ -88,7 +90,7 @@ def choose_device() -> tuple[torch.device, str]:
     return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
 
 
-def fit(model: Model, data: Iterable, recipe: Recipe, loss: Callable = loss_of) -> list[float]:
+def fit(model: Model, data: Iterable[Any], recipe: Recipe, loss: Loss = loss_of) -> list[float]:
     """Train ``model`` in place on ``recipe.steps`` batches; returns the loss of each step.
 
     data: ``Batch``es, or whatever else ``loss`` takes and has a method ``to``, such as a tensor.
@@ -105,11 +107,11 @@ def fit(model: Model, data: Iterable, recipe: Recipe, loss: Callable = loss_of) 
 
 def training_steps(
     model: Model,
-    data: Iterable,
+    data: Iterable[Any],
     recipe: Recipe,
     optimizer: torch.optim.Optimizer | None = None,
     first: int = 0,
-    loss: Callable = loss_of,
+    loss: Loss = loss_of,
 ) -> Iterator[tuple[Tensor, Batch]]:
     """What ``fit`` does, step by step: yields the loss, on the model's device, and the batch.
 
@@ -143,7 +145,7 @@ def loss_and_gradients(
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     mixed: bool = False,
-    loss: Callable = loss_of,
+    loss: Loss = loss_of,
 ) -> Tensor:
     """The loss of one batch, its gradients left in the model.
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder
-from .checks import check_model, check_range, check_whole
+from .checks import Lengths, check_model, check_range, check_whole
 from .data import Batch, Decoded
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
@@ -44,7 +44,7 @@ class TransitionSAR(Model):
     entropy.
     """
 
-    def __init__(self, config: Config, rank: int = 32, candidates: int = 64):
+    def __init__(self, config: Config, rank: int = 32, candidates: int = 64) -> None:
         super().__init__(config)
         check_whole("rank", rank, least=0)
         check_whole("candidates", candidates)
@@ -55,14 +55,14 @@ class TransitionSAR(Model):
         )  # E_1, E_2
         self.initialise()
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, trusted: bool = False) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths = None, trusted: bool = False) -> Tensor:
         """x: (B, T) ids. lengths: (B,), None when all are full. Returns the scores s, (B, T, V)."""
         return self.streams(x, lengths, trusted=trusted)
 
     def chain(
         self,
         x: Tensor,
-        lengths: Tensor | None = None,
+        lengths: Lengths = None,
         k: int | None = None,
         y: Tensor | None = None,
     ) -> "Chain":
@@ -104,7 +104,7 @@ class Chain:
     ids: Tensor
     past_end: Tensor
 
-    def ahead(self, total: Callable = torch.logsumexp) -> Tensor:
+    def ahead(self, total: Callable[..., Tensor] = torch.logsumexp) -> Tensor:
         """What lies ahead of each candidate: (B, T, k) nats, 0 from a row's last position on."""
         ahead = [torch.zeros_like(self.scores[:, 0])]
         for t in reversed(range(self.scores.shape[1] - 1)):
@@ -159,7 +159,7 @@ def transition_loss(
 
 @decoder
 def transition_pass(
-    model: TransitionSAR, x: Tensor, lengths: Tensor | None = None, k: int | None = None
+    model: TransitionSAR, x: Tensor, lengths: Lengths = None, k: int | None = None
 ) -> Decoded:
     """The most probable y as a whole, over ``k`` candidates a position (None: the model's).
 

@@ -384,7 +384,7 @@ def test_the_end_of_a_numeral_is_not_written(call, runs, monkeypatch):
     """An autoregressive model stops at </s>, and what is written is what stands before."""
     monkeypatch.setattr(
         "sar_minimal.decoding._generate",
-        lambda model, x, lengths, new, end_id, choose: asked.append((new, end_id)) or made,
+        lambda rows, choose: asked.append((int(rows.stop - rows.before), rows.end_id)) or made,
     )
     asked, (model, *rest) = [], load_run(runs / "numerals")
     made = Decoded(
