@@ -54,7 +54,7 @@ class ContentQueryAttention(nn.Module):
 class DualStreamSAR(Model):
     """Algorithm 1: two embeddings of x, L layers on each, content-query attention, softmax, argmax.
 
-    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; or a function
+    mask: "causal" is the document's, position t reads x_1..x_t; "full" reads all of x; a function
     of T and device that returns (T, T) booleans. streams: 1 feeds one stream to both sides of CQA
     (give it 2 L layers for equal parameters). completion: "vocabulary" projects what CQA read to V;
     "copy" spreads CQA's weights over the tokens of x, which needs one vocabulary for both sides.
@@ -139,7 +139,7 @@ class DualStreamSAR(Model):
 def one_pass_loss(model: DualStreamSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     """Cross-entropy of y_t given x, in nats; nothing is shifted, y is never an input.
 
-    reduction: as of ``ar_loss``. Raises ValueError unless each row of y is as long as x.
+    reduction: as of ``ar_loss``. Raises Refusal unless each row of y is as long as x.
     """
     check_as_long(batch)
     return ar_loss(model(batch.x, batch.lengths), batch.y, reduction)
@@ -159,7 +159,7 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Lengths = None, new: New 
 
     x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens out. new: as
     many as x has, or None, which is the same; other lengths are for the models of ``lengths.py``.
-    Raises TypeError or ValueError on wrong input, or a model that needs its own output.
+    Raises Refusal on wrong input, or a model that needs its own output.
     """
     log_q, own = given_x(model, x, lengths)
     if new is not None and bool(((asked := check_new(new, own)) != own).any()):

@@ -47,17 +47,13 @@ class Autoregressive(Model):
     def __init__(self, config: Config, mask: Mask, cross: bool) -> None:
         super().__init__(config)
         self.mask = check_mask(mask, ["causal"])
+        self.start_vocab = config.source_vocab if cross else config.target_vocab  # of ``start``
         self.embed = nn.Parameter(torch.empty(config.target_vocab, config.width))  # also the head
         self.layers = Stack(config, cross)
         self.gain = nn.Parameter(torch.ones(config.width))
 
-    @property
-    def start_vocab(self) -> int:
-        """V of what ``start`` reads: a source, or where the model has none a prompt."""
-        return self.config.source_vocab if hasattr(self, "encoder") else self.config.target_vocab
-
     def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
-        """From x, with (B,) lengths: a state with room for ``new`` tokens, prompts, their lengths."""
+        """From x, lengths (B,): a state with room for ``new`` tokens, prompts, their lengths."""
         raise NotImplementedError
 
     def new_state(self, batch: int, length: int, memory: list[Memory] | None = None) -> State:
@@ -78,29 +74,18 @@ class Autoregressive(Model):
         else:
             mask = visible(self.mask, cache.used + T, device=tokens.device)
             mask = None if mask is None else mask.narrow(0, cache.used, T)
-        h = self._read(tokens, state.turns.narrow(3, cache.used, T), mask, state.memory, cache)
+        h, turn = F.embedding(tokens, self.embed), state.turns.narrow(3, cache.used, T)
+        h = norm(self.layers(h, turn, mask, cache, state.memory), self.gain)  # (B, T, D)
         cache.used += T
         return (h[:, -1:] if last and T > 1 else h) @ state.head
-
-    def _read(
-        self,
-        tokens: Tensor,
-        turn: Tensor,
-        mask: Tensor | None,
-        memory: list[Memory] | None,
-        cache: KeyValueCache | None = None,
-    ) -> Tensor:
-        h = F.embedding(tokens, self.embed)  # (B, T, D)
-        for n, layer in enumerate(self.layers):
-            h = layer(h, turn, mask, cache, n, None if memory is None else memory[n])
-        return norm(h, self.gain)
 
     def _teacher_forced(self, tokens: Tensor, memory: list[Memory] | None = None) -> Tensor:
         """Every position at once, each seeing those before it. Returns logits (B, T, V)."""
         T = tokens.shape[1]
         mask = visible(self.mask, T, device=tokens.device)
-        h = self._read(tokens, self.turn(0, T), mask, memory)
-        return h @ self.embed.t()
+        h = F.embedding(tokens, self.embed)
+        h = self.layers(h, self.turn(0, T), mask, memory=memory)  # (B, T, D)
+        return norm(h, self.gain) @ self.embed.t()
 
 
 class DecoderLM(Autoregressive):

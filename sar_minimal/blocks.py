@@ -26,11 +26,11 @@ Memory = tuple[Tensor, Tensor | None]  # keys and values of a source, (2, B, H, 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that fixes a model's shape. Raises ValueError, naming the field.
+    """Everything that fixes a model's shape. Raises Refusal, naming the field.
 
     source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
     width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
-    feed-forward layer, in multiples of D. max_length: the longest sequence it may see. dropout: 0 to 1.
+    feed-forward layer, in multiples of D. max_length: the longest sequence it may see. dropout: < 1.
     What one model alone has to choose is an argument of its class, see ``Model.options``.
     """
 
@@ -151,17 +151,24 @@ class Stack(nn.ModuleList):
     def __iter__(self) -> Iterator[Block]:
         return super().__iter__()  # type: ignore[return-value]  # ModuleList says Module
 
-    def forward(self, h: Tensor, turn: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        turn: Tensor,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        memory: list[Memory] | None = None,
+    ) -> Tensor:
         """h: (B, T, D), through all of them, as ``Block`` takes it. Returns (B, T, D)."""
-        for layer in self:
-            h = layer(h, turn, mask)
+        for n, layer in enumerate(self):
+            h = layer(h, turn, mask, cache, n, None if memory is None else memory[n])
         return h
 
 
 class Model(nn.Module):
     """What they share: the configuration, the start of training, the checks on input.
 
-    ``forward`` is a door: it checks what it is given. A decoder, which is a door of its own, calls it
+    ``forward`` is a door: it checks what it is given. A decoder, a door of its own, calls it
     with ``trusted``, so that nothing is checked twice: on a GPU each check waits for the device.
     """
 

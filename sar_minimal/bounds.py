@@ -12,8 +12,7 @@ autoregressive                        p(y_t | y_<t, x)       ``joint``    H(y | 
 
 joint <= smoothed <= filtered. The first gap is the conditional total correlation TC(y | x) / T,
 which is what decoding in one pass costs; the second is what the mask throws away (document,
-sections 2 to 4). ``bounds_of`` computes them, ``above_bound`` says how far above its own a trained
-model is.
+sections 2 to 4). How far above its own a trained model is, ``lab.bench_theory.above_bound`` says.
 """
 
 import math
@@ -23,14 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .algorithm1 import DualStreamSAR
-from .blocks import Model
 from .checks import Refusal, check_whole
-from .data import SPECIALS, Batch
-from .decoding import log_likelihood
 from .languages import CHUNK, HomophoneLanguage
 from .theory import entropy
-from .transition import TransitionSAR, transition_loss
 
 DECODERS = ("filtering", "smoothing", "viterbi")
 ENUMERATE = 2**16  # default: so many source sequences at most are enumerated, more are sampled
@@ -72,7 +66,7 @@ def bounds_of(
 
     - "enumerate": every x, exact; the work grows as S ** length;
     - "beliefs": exact too, by dynamic programming over the different beliefs that a decoder can be
-      in (``_beliefs``), which are few when the language forgets, or when x says little. Says None of
+      in (``_beliefs``), which are few when the language forgets, or x says little. Says None of
       accuracies that need the whole answer. ValueError when there are too many;
     - "sample": the mean over ``samples`` x drawn from the language, with its standard error.
 
@@ -195,43 +189,3 @@ def _bounds(mean: dict[str, Any], error: dict[str, float]) -> Bounds:
         {name: mean[f"{what}, {name}"] for name in DECODERS} for what in ("characters", "sentences")
     )
     return Bounds(mean["joint"], mean["smoothed"], mean["filtered"], characters, sentences, error)
-
-
-# ---------------------------------------------------------------- a model against its bound
-
-
-def above_bound(
-    model: Model, language: HomophoneLanguage, length: int, samples: int = 20_000
-) -> dict[str, float]:
-    """The model's expected loss on sequences of the language, and the bound of what it may read, in
-    nats per token: ``filtered`` under a causal mask, ``smoothed`` under a full one, ``joint`` when
-    it says y as a whole, token after token or as a chain.
-
-    ``Algorithm 1`` is scored exactly, over all x. For ``EncoderDecoderAR`` and ``TransitionSAR``
-    (with all tokens as candidates) the excess over the bound is the mean of log p(y | x) - log q(y
-    | x) over ``samples`` drawn pairs, and ``error`` its standard error.
-    """
-    bounds, first = bounds_of(language, length), len(SPECIALS)
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        if isinstance(model, DualStreamSAR):
-            x, p = language.sources(length)
-            log_q = model((x + first).to(device)).cpu().double().log_softmax(-1)[..., first:]
-            loss = -float((p[:, None, None] * language.smooth(x) * log_q).sum()) / length
-            bound = bounds.filtered if model.mask == "causal" else bounds.smoothed
-            excess, error = loss - bound, 0.0
-        else:
-            x, y = language.sample(samples, length, torch.Generator().manual_seed(0))
-            given = (x + first).to(device), (y + first).to(device)
-            if isinstance(model, TransitionSAR):
-                n = torch.full((samples,), length, device=device)
-                batch = Batch(given[0], n, given[1], n)
-                log_q = -transition_loss(model, batch, "none", model.config.target_vocab)
-            else:
-                log_q = log_likelihood(model, *given)
-            log_q = log_q.cpu().double().sum(1)
-            apart = (language.log_prob(y) - language.log_prob_source(x) - log_q) / length
-            bound, excess = bounds.joint, float(apart.mean())
-            error = float(apart.std()) / samples**0.5
-    of = {"nats": bound + excess, "bound": bound}
-    return of | {"excess": excess / bound, "error": error / bound}

@@ -1,7 +1,6 @@
 """Vocabularies, pairs of token lists, batches; and what comes back from a decoder."""
 
 import difflib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +24,7 @@ class Vocab:
     """Tokens and their ids: PAD, START, END, UNKNOWN = 0..3, then ``tokens`` in the order given.
 
     tokens: distinct non-empty strings without white space, the four specials not among them, so
-    that ``Vocab(v.tokens) == v``. ``len`` counts the specials. Raises ValueError on any other
-    token.
+    that ``Vocab(v.tokens) == v``. ``len`` counts the specials. Raises Refusal on any other token.
 
     >>> v = Vocab(["ma", "shi"])
     >>> len(v), v.encode(["shi", "ma"]), v.decode([5, 2])
@@ -122,7 +120,7 @@ class Batch:
 
 
 def make_batch(xs: list[list[int]], ys: list[list[int]]) -> Batch:
-    """Pad pairs into one ``Batch``. Raises ValueError as ``Split`` does, and for no pair at all.
+    """Pad pairs into one ``Batch``. Raises Refusal as ``Split`` does, and for no pair at all.
 
     >>> make_batch([[5, 6], [7]], [[4], [4, 4]]).y.tolist()
     [[4, -100], [4, 4]]
@@ -149,7 +147,7 @@ def batch_plan(
     pairs of one length and the batches themselves are shuffled, the same way each time (a seed may
     be several ints, such as run and epoch); without, both are in order of length.
     ``len(batch_plan(...))`` is the number of steps of one pass: of this one, since another order
-    may fill the batches otherwise. Raises ValueError when a single pair is longer than the budget.
+    may fill the batches otherwise. Raises Refusal when a single pair is longer than the budget.
     """
     check_whole("tokens", tokens)
     S = np.fromiter(map(len, split.x), np.int64, len(split))
@@ -181,7 +179,7 @@ def batches(
     """One pass over ``split`` as in ``batch_plan``; the first ``skip`` batches are not built.
 
     The same (split, tokens, seed) gives the same batches, so a run that stopped after n of them
-    goes on with ``skip=n``. Raises ValueError at the call, not at the first batch.
+    goes on with ``skip=n``. Raises Refusal at the call, not at the first batch.
     """
     check_whole("skip", skip, least=0)
     plan = batch_plan(split, tokens, seed)[skip:]
@@ -216,12 +214,6 @@ class Task:
     test: Split
     options: dict[str, Any] = field(default_factory=dict)
     card: Card | None = None
-
-    @functools.cached_property
-    def equal_lengths(self) -> bool:
-        """Every pair has len(x) == len(y); such a task's y has no END, x says when to stop."""
-        splits = (self.train, self.validation, self.test)
-        return all(len(x) == len(y) for s in splits for x, y in zip(s.x, s.y, strict=True))
 
 
 @dataclass(frozen=True)

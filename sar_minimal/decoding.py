@@ -39,8 +39,8 @@ class Rows:
     end_id: int | None
 
     def room(self) -> tuple[Tensor, Tensor]:
-        """The prompts with PAD behind them, and log-probabilities 0, as far as the longest row goes,
-        (B, longest) each; these as precise as the model's."""
+        """Prompts with PAD behind them, and log-probabilities 0, as precise as the model's, as far
+        as the longest row goes: (B, longest) each."""
         more = int(self.stop.max()) - self.prompt.shape[1]
         tokens = F.pad(self.prompt.long(), (0, more), value=PAD)
         tokens = tokens.masked_fill(past_end(self.before, tokens.shape[1]), PAD)
@@ -98,8 +98,8 @@ def greedy(
 
     x: (B, S) sources, or prompts for a ``DecoderLM``. lengths: (B,) of x, None when all are full.
     new: how many tokens to make per row, an int or (B,); None makes as many as x has (sequence to
-    sequence with T = S, as in Algorithm 1). end_id: a row stops after this token.
-    Raises TypeError or ValueError on wrong input.
+    sequence with T = S, as in Algorithm 1). end_id: a row stops after this token. Raises Refusal on
+    wrong input.
     """
     rows = begin(model, x, lengths, new, end_id)
     return _generate(rows, lambda log_p: log_p.max(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""How input that is not taken is refused. It stands apart from ``checks`` since it needs no torch."""
+"""How input is refused. This stands apart from ``checks`` since it needs no torch."""
 
 
 class Refusal(ValueError):
@@ -17,7 +17,6 @@ class MissingPackage(ImportError):
 def expect(fits: object, name: str, what: str, got: object) -> None:
     """Raise Refusal, ``name: expected what, got ...``, unless it ``fits``; of a tensor, its values.
 
-    >>> expect(3 > 0, "rate", "> 0", 3)
     >>> expect(-1 > 0, "rate", "> 0", -1)
     Traceback (most recent call last):
     sar_minimal.errors.Refusal: rate: expected > 0, got -1

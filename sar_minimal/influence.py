@@ -22,12 +22,7 @@ from .checks import WrongType, expect
 def fed(block: nn.Module, h: Tensor) -> Iterator[None]:
     """While it lasts, ``block`` reads h (B, T, D) in place of what it would.
 
-    >>> from sar_minimal.autoregressive import DecoderLM
-    >>> from sar_minimal.blocks import Config
-    >>> model, h = DecoderLM(Config(target_vocab=9, width=8, heads=1)), torch.zeros(1, 3, 8)
-    >>> with fed(model.layers[0], h):
-    ...     tuple(model(torch.tensor([[4, 5, 6]])).shape)
-    (1, 3, 9)
+    Raises Refusal, when the model is called, if that has another shape.
     """
 
     def replace(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

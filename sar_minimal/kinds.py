@@ -62,7 +62,7 @@ def make_model(kind: str, task: Task, seed: int = 0, **options: Any) -> Model:
 
 
 def kind_of(model: Model) -> Kind:
-    """The row of a model. Raises TypeError for one that has none."""
+    """The row of a model. Raises WrongType for one that has none."""
     for kind in KINDS.values():
         if isinstance(model, kind.model):
             return kind

@@ -26,8 +26,7 @@ class HomophoneLanguage:
     """y is a Markov chain over V hanzi, x_t = syllable_of[y_t]; many hanzi to a syllable.
 
     initial: (V,) p(y_1). transition: (V, V), row u is p(y_t+1 | y_t = u). syllable_of: (V,)
-    integers 0, 1, ..., each of them used. Arrays or tensors. Raises ValueError, naming the
-    argument.
+    integers 0, 1, ..., each of them used. Arrays or tensors. Raises Refusal, naming the argument.
     """
 
     def __init__(self, initial: Any, transition: Any, syllable_of: Any) -> None:
@@ -93,8 +92,11 @@ class HomophoneLanguage:
             before = filtered[-1] @ self.transition  # (B, V), p(y_t+1 | x_<=t)
         return torch.stack(filtered, 1), torch.stack(evidence, 1)
 
-    def _possible(self, x: Tensor) -> Tensor:
-        """p(y_t | x_<=t), (B, T, V). Raises ValueError naming the first row that cannot occur."""
+    def filter(self, x: Tensor) -> Tensor:
+        """p(y_t | x_1..x_t), as under a causal mask. x: (B, T). Returns (B, T, V).
+
+        Raises Refusal, as do ``smooth`` and ``viterbi``, naming the first row that cannot occur.
+        """
         filtered, evidence = self._forward(x)
         impossible = (evidence == 0).any(1)
         if impossible.any():
@@ -110,21 +112,14 @@ class HomophoneLanguage:
             beta.append(after / after.amax(1, keepdim=True))
         return torch.stack(beta[::-1], 1)
 
-    def filter(self, x: Tensor) -> Tensor:
-        """p(y_t | x_1..x_t), as under a causal mask. x: (B, T). Returns (B, T, V).
-
-        Raises ValueError, as do ``smooth`` and ``viterbi``, when an x cannot occur.
-        """
-        return self._possible(x)
-
     def smooth(self, x: Tensor) -> Tensor:
         """p(y_t | x), as when all of x is read. x: (B, T). Returns (B, T, V)."""
-        both = self._possible(x) * self.backward(x)
+        both = self.filter(x) * self.backward(x)
         return both / both.sum(-1, keepdim=True)
 
     def viterbi(self, x: Tensor) -> Tensor:
         """The most probable y as a whole. x: (B, T). Returns (B, T)."""
-        self._possible(x)
+        self.filter(x)  # is it possible?
         sound, A = self.sounds.log().T, self.transition.log()
         score, back = self.initial.log() + sound[x[:, 0]], []  # (B, V)
         for t in range(1, x.shape[1]):
@@ -164,7 +159,8 @@ class CoherenceLanguage(HomophoneLanguage):
     ``tell`` a token is a shibboleth instead, which every dialect has a sound of its own for. With n
     dialects, ::
 
-        H(y | x) = (1 - tell)^T ln n    H(y_t | x_<=t) = (1 - tell)^t ln n    TC = (T - 1) (1 - tell)^T ln n
+        H(y | x) = (1 - tell)^T ln n    H(y_t | x_<=t) = (1 - tell)^t ln n
+        TC = (T - 1) (1 - tell)^T ln n
 
     so TC = (T - 1) ln 2 for two dialects and no tell: the multi-modality problem (Gu 2018),
     exactly. One pass then draws each token's dialect for itself, and all agree with probability

@@ -138,7 +138,7 @@ def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tens
     """-log p(T, y | x) in nats: cross-entropy of the tokens, x stretched to the true T, and of T.
 
     reduction: "mean" per token of y, "sum", or "none": (B, T), where T's term stands with each
-    row's first token. Raises ValueError for a y that is longer than the model's max_length, and as
+    row's first token. Raises Refusal for a y that is longer than the model's max_length, and as
     ``ar_loss`` does.
     """
     lengths, T = batch.x_lengths, batch.y_lengths
@@ -154,8 +154,8 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     """-log p(y | x) in nats, over all ways to say y, by torch's own forward algorithm.
 
     reduction: "mean" per token of y, "sum", or "none": (B, T), a row's loss in equal parts on its
-    tokens, since CTC has no terms for each. Raises ValueError for a y that does not fit: T tokens,
-    and a blank between each two equal neighbours, need as many of the u S places.
+    tokens, since CTC has no terms for each. Raises Refusal for a y that does not fit: T tokens, and
+    a blank between each two equal neighbours, need as many of the u S places.
     """
     check_range(batch.y.masked_fill(batch.y == IGNORE, PAD), model.blank_id, "y")
     places, T = model.upsample * batch.x_lengths, batch.y_lengths
@@ -189,7 +189,7 @@ def length_pass(
     None lets the model say it, which is one of the ``reads``. beam: try so many of the likeliest
     lengths in one batch and keep the one with the largest log p(T | x) + sum_t log p(y_t | x, T).
     log_probs: of the tokens given T, without p(T | x). steps: 1. reads: 1, for x is read for its
-    length before; 0 when new is given. Raises TypeError or ValueError on wrong input.
+    length before; 0 when new is given. Raises Refusal on wrong input.
     """
     check_model(model, LengthSAR)
     check_whole("beam", beam)
@@ -219,7 +219,7 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Lengths = None) -> Decoded:
     left, 0 when all is blank. log_probs: each token's share of the way that was taken, log p of its
     places and of the blanks behind it (before the first token: with it). So a row that says
     anything sums to log p(way | x), which is at most log p(y | x), the sum over all ways
-    (``ctc_loss``). steps: 1. Raises TypeError or ValueError on wrong input.
+    (``ctc_loss``). steps: 1. Raises Refusal on wrong input.
     """
     check_model(model, CTCSAR)
     own = model.check_source(x, lengths)

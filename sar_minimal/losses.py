@@ -27,11 +27,9 @@ def ar_loss(logits: Tensor, tokens: Tensor, reduction: str = "mean") -> Tensor:
     """L_AR: ``logits[:, t]`` predicts ``tokens[:, t]``, T terms (section 2).
 
     logits: (B, T, V) unnormalised, from an input read one step later (``shift_right``).
-    tokens: (B, T) ids, IGNORE where padded.
-    reduction: "mean" over the counted tokens (nats per token), "sum" (nats), or "none": (B, T),
-    0 where nothing counts.
-    Raises TypeError or ValueError on wrong shapes, dtypes, ids outside the vocabulary, or a mean
-    over no token at all.
+    tokens: (B, T) ids, IGNORE where padded. reduction: "mean" over the counted tokens (nats per
+    token), "sum" (nats), or "none": (B, T), 0 where nothing counts. Raises Refusal on wrong shapes,
+    dtypes, ids outside the vocabulary, or a mean over no token at all.
     """
     return _cross_entropy(logits, tokens, 0, reduction)
 
@@ -92,7 +90,7 @@ def reduced(each: Tensor, y: Tensor, reduction: str) -> Tensor:
     """Losses in nats that are not those of a softmax at each position, reduced as the others are.
 
     each: (B, T), 0 where y (B, T) is IGNORE. reduction: "mean" per token of y, "sum" or "none".
-    Raises ValueError on another.
+    Raises Refusal on another.
     """
     _check_reduction(reduction)
     if reduction == "none":

@@ -52,7 +52,7 @@ class MaskedModel(Model):
 def masked_loss(model: MaskedModel, batch: Batch, reduction: str = "mean") -> Tensor:
     """Cross-entropy of the hidden tokens, in nats, see ``hide``; in evaluation all are hidden.
 
-    reduction: as of ``ar_loss``. Raises ValueError unless each row of y is as long as x.
+    reduction: as of ``ar_loss``. Raises Refusal unless each row of y is as long as x.
     """
     check_as_long(batch)
     shown, targets = hide(batch, model.mask_id, everything=not model.training)
@@ -85,8 +85,8 @@ def mask_predict(
     tokens: all at first, so that 1 iteration is one pass, then linearly fewer, those of the lowest
     probability. x: (B, T) ids. lengths: (B,), None when every row is full. T tokens in, T tokens
     out. steps: the iterations that had something to say. log_probs: what each token had when it was
-    said last, given those shown then; their sum is no log-likelihood of y. Raises TypeError or
-    ValueError on wrong input.
+    said last, given those shown then; their sum is no log-likelihood of y. Raises Refusal
+    on wrong input.
     """
     check_model(model, MaskedModel)
     check_whole("iterations", iterations)

@@ -40,8 +40,8 @@ IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy
 def shift_right(tokens: Tensor, start_id: int) -> Tensor:
     """Coding 1's input: the sequence read one step later, ``start_id`` first, the last token gone.
 
-    tokens: (B, T) ids, IGNORE where padded. Returns (B, T), PAD where the input is padded.
-    Raises TypeError or ValueError on a wrong dtype, shape or ``start_id``. Section 2.
+    tokens: (B, T) ids, IGNORE where padded. Returns (B, T), PAD where the input is padded. Raises
+    Refusal on a wrong dtype, shape or ``start_id``. Section 2.
 
     >>> shift_right(torch.tensor([[5, 6, 7, IGNORE, IGNORE]]), START).tolist()
     [[1, 5, 6, 7, 0]]
@@ -58,10 +58,9 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     """Coding 2's target: position t holds the token k steps later, IGNORE where there is none.
 
     tokens: (B, T) ids, IGNORE where padded. k: an int >= 0 for all, or a (B,) integer tensor with
-    one shift per example; k = 0 is the sequence itself. Returns (B, T).
-    Raises TypeError or ValueError on a wrong dtype or shape, and for k < 0: a target from the past
-    is in the input already, so a model that is trained on it learns to copy. Section 2; k > 1 is
-    section 1.3's shifted language modelling.
+    one shift per example; k = 0 is the sequence itself. Returns (B, T). Raises Refusal on a wrong
+    dtype or shape, and for k < 0: a target from the past is in the input already, so a model that
+    is trained on it learns to copy. Section 2; k > 1 is section 1.3's shifted language modelling.
 
     >>> shifted_targets(torch.tensor([[5, 6, 7, 8]])).tolist()
     [[6, 7, 8, -100]]

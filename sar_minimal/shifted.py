@@ -77,7 +77,7 @@ def look_ahead(model: ShiftedLM, x: Tensor, lengths: Lengths = None) -> Decoded:
 
     lengths: (B,) of x, None when every row is full. tokens: (B, K). steps: 1. What is said at k = 1
     is the language model's; further on nobody has seen what lies between, so take it as a draft.
-    Raises TypeError or ValueError on wrong input.
+    Raises Refusal on wrong input.
     """
     check_model(model, ShiftedLM)
     log_probs, tokens = log_softmax(model.ahead(x, lengths)).max(-1)  # (B, K) each

@@ -89,9 +89,6 @@ class Guesses:
             rows.stop = torch.minimum(rows.stop, ends.amin(1))
         self.done = self.done.masked_fill(self.done >= rows.stop, self.longest)
 
-    def cut(self) -> Decoded:
-        return self.rows.cut(self.tokens, self.log_probs, self.steps)
-
 
 @decoder
 def jacobi(
@@ -119,7 +116,7 @@ def jacobi(
         best = torch.where(given, guess, best)
         holds = (guess == best).cumprod(1).sum(1)  # (B,): how many before the first that changed
         g.fix(first, best, value, holds)
-    return g.cut()
+    return g.rows.cut(g.tokens, g.log_probs, g.steps)
 
 
 def acceptance(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,25 +159,25 @@ def draft_and_verify(
     distribution that ``sample`` draws from at this temperature, whatever the draft. The other
     arguments: as ``greedy``. window: as for ``jacobi``. steps: passes of ``model``, at most as many
     as greedy's, plus the draft's, 1 for each time it was asked (what a function does inside is not
-    seen). Raises TypeError or ValueError on wrong input, also on a wrong answer of ``draft``.
+    seen). Raises Refusal on wrong input, also on a wrong answer of ``draft``.
     """
     check_whole("window", window)
     warm = temperature is None or (isinstance(temperature, int | float) and temperature > 0)
     expect(warm, "temperature", "> 0, or None for greedy", temperature)
     g = Guesses(begin(model, x, lengths, new, end_id))
     _check_draft(model, draft)
-    stands, reach = isinstance(draft, DualStreamSAR), g.longest
+    stands, reach, V = isinstance(draft, DualStreamSAR), g.longest, model.config.target_vocab
     while (first := g.first) < g.longest:
         if g.steps == 0 or not stands:
             own = torch.minimum(g.done, g.rows.stop)  # of a row that has ended, its end
             seen = g.tokens.masked_fill(past_end(own, g.longest), PAD)[:, : int(own.max())]
-            if isinstance(draft, Model):
-                ahead = draft(x, lengths) if stands else draft.ahead(seen, own)
-                guess, q = _choose(ahead, temperature, generator)
-            else:
-                guess, q = _checked(
-                    draft(seen, own), len(x), model.config.target_vocab, temperature
+            if isinstance(draft, ShiftedLM | DualStreamSAR):
+                logits = (
+                    draft.ahead(seen, own) if isinstance(draft, ShiftedLM) else draft(x, lengths)
                 )
+                guess, q = _choose(logits, temperature, generator)
+            else:
+                guess, q = _checked(draft(seen, own), (len(x), V), temperature)
             g.steps += 1
             if not stands:  # behind the last guess comes one token more: its past is checked too
                 open_ = g.done.masked_fill(g.done == g.longest, 0)
@@ -190,7 +187,7 @@ def draft_and_verify(
         logits = g.score(first, last)
         holds, chosen = _judge(g, first, logits, q, temperature, generator)
         g.fix(first, chosen, log_softmax(logits).gather(2, chosen[..., None])[..., 0], holds)
-    return g.cut()
+    return g.rows.cut(g.tokens, g.log_probs, g.steps)
 
 
 def _check_draft(model: Autoregressive, draft: object) -> None:
@@ -223,10 +220,11 @@ def _choose(
 
 
 def _checked(
-    answer: Any, B: int, V: int, temperature: float | None
+    answer: Any, size: tuple[int, int], temperature: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """A function's guesses, (B, k), and what each was drawn from, (B, k, V), None if greedy."""
-    guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    (B, V), pair = size, isinstance(answer, tuple) and len(answer) == 2
+    guess, q = answer if pair else (answer, None)
     check_tokens(guess, "draft")
     expect(len(guess) == B, "draft", f"guesses for {B} rows", len(guess))
     check_range(guess, V, "draft")

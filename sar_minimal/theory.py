@@ -55,7 +55,7 @@ def exact_loss(p: Tensor, log_q: Tensor) -> ExactLoss:
 
     p: (V, ..., V), T axes, the probability of every sequence. log_q: (V, ..., V, T), entry [x_1,
     ..., x_T, t - 1] = log q(x_t | x_<t). Term t is H(x_t | x_<t) + E KL(p || q) (sections 2, 4.1).
-    Raises ValueError when p is no distribution, when q(. | x_<t) is none, or when it changes with a
+    Raises Refusal when p is no distribution, when q(. | x_<t) is none, or when it changes with a
     token that comes after t, as under a mask that leaks.
     """
     V, T = p.shape[0], p.dim()

@@ -27,7 +27,7 @@ Loss = Callable[..., Tensor]  # of (model, batch), a mean in nats
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Raises ValueError, naming the field.
+    """How to train. Raises Refusal, naming the field.
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
     learning rate, then down a cosine to 0. warmup: steps until it is reached. decay: AdamW's. clip:
@@ -75,7 +75,7 @@ class Recipe:
 def choose_device() -> tuple[torch.device, str]:
     """Where to compute, and why: ``SAR_DEVICE`` if set, else a GPU if there is one, else the CPU.
 
-    Raises ValueError when ``SAR_DEVICE`` names a device that does not work here.
+    Raises Refusal when ``SAR_DEVICE`` names a device that does not work here.
     """
     wish = os.environ.get("SAR_DEVICE")
     if wish:
@@ -94,8 +94,8 @@ def fit(model: Model, data: Iterable[Any], recipe: Recipe, loss: Loss = loss_of)
     """Train ``model`` in place on ``recipe.steps`` batches; returns the loss of each step.
 
     data: ``Batch``es, or whatever else ``loss`` takes and has a method ``to``, such as a tensor.
-    loss: of (model, batch), a mean in nats. The model ends in evaluation mode.
-    Raises Refusal when ``data`` ends before the recipe does.
+    loss: of (model, batch), a mean in nats. The model ends in evaluation mode. Raises Refusal when
+    ``data`` ends before the recipe does.
     """
     model.train()
     losses = [value for value, _ in training_steps(model, data, recipe, loss=loss)]
@@ -128,16 +128,12 @@ def training_steps(
         yield value.detach(), batch
 
 
-def new_optimizer(model: Model, recipe: Recipe = Recipe()) -> torch.optim.AdamW:  # noqa: B008 (frozen)
-    """AdamW (Loshchilov 2019), in one kernel where there is one."""
-    device = next(model.parameters()).device
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.rate,
-        weight_decay=recipe.decay,
-        betas=(0.9, 0.98),
-        fused=device.type in ("cpu", "cuda"),
-    )
+def new_optimizer(model: Model, recipe: Recipe | None = None) -> torch.optim.AdamW:
+    """AdamW (Loshchilov 2019), in one kernel where there is one. recipe: None is ``Recipe()``."""
+    recipe, betas = recipe or Recipe(), (0.9, 0.98)
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    weights, decay = model.parameters(), recipe.decay
+    return torch.optim.AdamW(weights, recipe.rate, betas, weight_decay=decay, fused=fused)
 
 
 def loss_and_gradients(

@@ -68,7 +68,7 @@ class TransitionSAR(Model):
     ) -> "Chain":
         """The distribution of y given x (B, T), over ``k`` candidates (None: the model's).
 
-        y: (B, T) ids that have to be among them, where training needs it. Raises TypeError or
+        y: (B, T) ids that have to be among them, where training needs it. Raises WrongType or
         ValueError.
         """
         k = self.candidates if k is None else k
@@ -147,7 +147,7 @@ def transition_loss(
     """-log p(y | x) in nats, over ``k`` candidates a position and y (None: the model's).
 
     reduction: "mean" per token, "sum", or "none": (B, T), -log p(y_t | y_<t, x). Too low where k <
-    V, see ``TransitionSAR``. Raises ValueError unless each row of y is as long as x.
+    V, see ``TransitionSAR``. Raises Refusal unless each row of y is as long as x.
     """
     check_as_long(batch)
     y = batch.y.masked_fill(batch.y == IGNORE, PAD)
@@ -165,7 +165,7 @@ def transition_pass(
 
     x: (B, T) ids. lengths: (B,), None when every row is full. log_probs: log p(y_t | y_<t, x) over
     the candidates, so that a row sums to log p(y | x). steps: 1, no network reads anything again.
-    Raises TypeError or ValueError on wrong input.
+    Raises Refusal on wrong input.
     """
     check_model(model, TransitionSAR)
     chain = model.chain(x, lengths, k)

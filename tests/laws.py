@@ -80,6 +80,12 @@ def build(name: str, V: int = 11, **options):
     return model.eval()
 
 
+def equal_lengths(task):
+    """Every pair has len(x) == len(y)."""
+    splits = (task.train, task.validation, task.test)
+    return all(len(x) == len(y) for s in splits for x, y in zip(s.x, s.y, strict=True))
+
+
 def tokens(B: int, T: int, V: int = 11, seed: int = 0):
     return torch.randint(4, V, (B, T), generator=torch.Generator().manual_seed(seed))
 

