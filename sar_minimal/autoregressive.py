@@ -52,7 +52,7 @@ class Autoregressive(Model):
         self.layers = Stack(config, cross)
         self.gain = nn.Parameter(torch.ones(config.width))
 
-    def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
+    def start(self, x: Tensor, lengths: Tensor, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """From x, lengths (B,): a state with room for ``new`` tokens, prompts, their lengths."""
         raise NotImplementedError
 
@@ -101,9 +101,9 @@ class DecoderLM(Autoregressive):
         self.check_input(tokens, self.config.target_vocab, "tokens")
         return self._teacher_forced(tokens)
 
-    def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
+    def start(self, x: Tensor, lengths: Tensor, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """x: (B, P) prompts. Returns a state with room for ``new`` more, prompts and lengths."""
-        return self.new_state(len(x), x.shape[1] + new - 1), x, lengths
+        return self.new_state(len(x), int((lengths + new).max()) - 1), x, lengths
 
 
 class EncoderDecoderAR(Autoregressive):
@@ -138,10 +138,13 @@ class EncoderDecoderAR(Autoregressive):
         h = norm(self.encoder(h, turn, mask), self.encoder_gain)
         return [layer.memory(h, turn, mask) for layer in self.layers]
 
-    def start(self, x: Tensor, lengths: Tensor, new: int) -> tuple[State, Tensor, Tensor]:
+    def start(self, x: Tensor, lengths: Tensor, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """x: (B, S) sources. Returns a state with room for ``new`` tokens, the prompt ``<s>``."""
-        start = torch.full((len(x), 1), START, device=x.device)
-        state = self.new_state(len(x), new, self.encode(x, lengths))  # the last token is not read
+        start, most = (
+            torch.full((len(x), 1), START, device=x.device),
+            int(torch.as_tensor(new).max()),
+        )
+        state = self.new_state(len(x), most, self.encode(x, lengths))  # the last token is not read
         return state, start, torch.ones_like(start[:, 0])
 
 

@@ -73,7 +73,7 @@ def begin(model: Autoregressive, x: Tensor, lengths: Lengths, new: New, end_id: 
     V = model.config.target_vocab
     fits = end_id is None or (isinstance(end_id, int) and 0 <= end_id < V)
     expect(fits, "end_id", f"an id in 0..{V - 1}", end_id)
-    state, prompt, before = model.start(x, own, int(number.max()))
+    state, prompt, before = model.start(x, own, number)
     return Rows(model, state, prompt, before, before + number, end_id)
 
 

@@ -20,7 +20,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sar_minimal import training
 from sar_minimal.algorithm1 import DualStreamSAR, one_pass
-from sar_minimal.attention import attend, causal_mask, full_mask, heads, padding_mask, rotations
+from sar_minimal.attention import (
+    KeyValueCache,
+    attend,
+    causal_mask,
+    full_mask,
+    heads,
+    padding_mask,
+    rotations,
+)
 from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.blocks import Config
 from sar_minimal.data import Batch, Split, batch_plan, make_batch
@@ -475,6 +483,52 @@ def jacobi_is_greedy(name):
         )
         saved += expected.steps - found.steps
     assert saved > 0, "it never saves a step: the comparison says little"
+
+
+@law("jacobi", "draft_and_verify", "sample", "beam")
+def nothing_is_read_that_was_not_written(decoder):
+    """Every new cache is full of NaN, and rows of a batch have little in common: prompts of 2 and of 40
+    tokens, new ones of 1 to 8, ends, narrow windows. What a decoder says is what greedy says of each
+    row alone, and drawn with one seed the same draw again and a likely one."""
+    cache = KeyValueCache.__init__
+
+    def full_of_nan(self, *arguments, **options):
+        cache(self, *arguments, **options)
+        for kv in self.layers:
+            kv.fill_(math.nan)
+
+    most = 47  # the last token is read by nobody
+    lm, draft = build("lm", max_length=most), build("shifted", shifts=3, max_length=64)
+    lengths, new = torch.tensor([2, 40, 11, 4]), torch.tensor([1, 8, 3, 9])
+    with unittest.mock.patch.object(KeyValueCache, "__init__", full_of_nan):
+        for seed, window, end_id in itertools.product(range(4), (1, 2, 3, 32), (None, 7)):
+            x, options = tokens(4, 40, seed=seed), dict(new=new, end_id=end_id)
+            said = f"seed {seed}, window {window}, end {end_id}"
+            alone = [
+                greedy(lm, x[b : b + 1, : lengths[b]], new=int(new[b]), end_id=end_id)
+                for b in range(4)
+            ]
+            if decoder == "jacobi":
+                found = [jacobi(lm, x, lengths, window=window, **options)]
+            elif decoder == "draft_and_verify":
+                found = [draft_and_verify(lm, x, draft, lengths, window=window, **options)]
+            elif decoder == "beam":
+                found = [beam(lm, x, lengths, width=1, **options)]
+            else:
+                found = [sample(lm, x, lengths, top_k=1, **options)]
+                warm = dict(
+                    temperature=1.5, generator=torch.Generator().manual_seed(seed), **options
+                )
+                drawn = draft_and_verify(lm, x, draft, lengths, window=window, **warm)
+                for b, n in enumerate(drawn.lengths.tolist()):
+                    own, y = x[b : b + 1, : lengths[b]], drawn.tokens[b : b + 1, :n]
+                    expected = log_likelihood(lm, own, y)[0]
+                    same(drawn.log_probs[b, :n], expected, f"drawn, {said}, row {b}")
+            for b, row in enumerate(alone):
+                n = int(row.lengths)
+                assert int(found[0].lengths[b]) == n, f"{said}, row {b}: another length"
+                assert found[0].tokens[b, :n].tolist() == row.tokens[0].tolist(), f"{said}, row {b}"
+                same(found[0].log_probs[b, :n], row.log_probs[0], f"{said}, row {b}")
 
 
 @law(*AR)

@@ -379,6 +379,17 @@ BUGS = [
     ),
     # ------------------------------------------------------------ parallel decoding
     Bug(
+        "cache: a gap that nobody wrote",
+        "A short row ends, the slowest that is left is far ahead, and the pass reads on from there: what lies "
+        "between was never written, and holds what the memory held before.",
+        speculation.Guesses.score,
+        {"min(cache.used, first - 1)": "cache.used and first - 1"},
+        (
+            (laws.nothing_is_read_that_was_not_written, "jacobi"),
+            (laws.nothing_is_read_that_was_not_written, "draft_and_verify"),
+        ),
+    ),
+    Bug(
         "jacobi: a pass too few",
         "The last guess is taken for right before a pass has left it as it was.",
         speculation.jacobi,
@@ -533,7 +544,7 @@ BUGS = [
         "room for what nobody reads",
         "The cache has a place for the last token too: a text of max_length tokens is refused.",
         autoregressive.EncoderDecoderAR.start,
-        {"self.new_state(len(x), new,": "self.new_state(len(x), 1 + new,"},
+        {"self.new_state(len(x), most,": "self.new_state(len(x), 1 + most,"},
         ((laws.decoders_do_not_drop, "greedy"), (laws.decoders_do_not_drop, "jacobi")),
         raises=ValueError,
     ),
