@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attention import KeyValueCache, Mask, causal_mask, check_mask, padding_mask, visible
 from .blocks import Config, Memory, Model, Stack, norm
-from .checks import Lengths, Refusal, check_whole, expect
+from .checks import Lengths, Refusal, check_lengths, check_whole, expect
 from .data import Batch
 from .losses import ar_loss
 from .shift import START, shift_right
@@ -52,7 +52,7 @@ class Autoregressive(Model):
         self.layers = Stack(config, cross)
         self.gain = nn.Parameter(torch.ones(config.width))
 
-    def start(self, x: Tensor, lengths: Tensor, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
+    def start(self, x: Tensor, lengths: Lengths, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """From x, lengths (B,): a state with room for ``new`` tokens, prompts, their lengths."""
         raise NotImplementedError
 
@@ -101,9 +101,10 @@ class DecoderLM(Autoregressive):
         self.check_input(tokens, self.config.target_vocab, "tokens")
         return self._teacher_forced(tokens)
 
-    def start(self, x: Tensor, lengths: Tensor, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
+    def start(self, x: Tensor, lengths: Lengths, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """x: (B, P) prompts. Returns a state with room for ``new`` more, prompts and lengths."""
-        return self.new_state(len(x), int((lengths + new).max()) - 1), x, lengths
+        own = check_lengths(None, x) if lengths is None else lengths
+        return self.new_state(len(x), int((own + new).max()) - 1), x, own
 
 
 class EncoderDecoderAR(Autoregressive):
@@ -138,7 +139,7 @@ class EncoderDecoderAR(Autoregressive):
         h = norm(self.encoder(h, turn, mask), self.encoder_gain)
         return [layer.memory(h, turn, mask) for layer in self.layers]
 
-    def start(self, x: Tensor, lengths: Tensor, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
+    def start(self, x: Tensor, lengths: Lengths, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """x: (B, S) sources. Returns a state with room for ``new`` tokens, the prompt ``<s>``."""
         start, most = (
             torch.full((len(x), 1), START, device=x.device),
