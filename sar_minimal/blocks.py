@@ -44,7 +44,8 @@ class Config:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("target_vocab", "width", "layers", "heads", "hidden", "max_length"):
+        check_whole("target_vocab", self.target_vocab, least=2)  # <s> is the second
+        for name in ("width", "layers", "heads", "hidden", "max_length"):
             check_whole(name, getattr(self, name))
         check_whole("source_vocab", self.source_vocab, least=0)
         pair = 2 * self.heads
@@ -192,7 +193,8 @@ class Model(nn.Module):
 
     def turn(self, first: int, last: int) -> Tensor:
         """The rotations of positions first..last - 1, complex, (3, 1, 1, last - first, Dh / 2)."""
-        return torch.view_as_complex(self.turns.narrow(3, first, last - first))
+        turns = self.turns.narrow(3, first, last - first)
+        return torch.view_as_complex(turns.float() if turns.itemsize < 4 else turns)
 
     def initialise(self) -> None:
         """Normal weights of standard deviation 0.02, the ends of each residual branch scaled down

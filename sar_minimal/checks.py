@@ -3,6 +3,8 @@
 A message reads ``name: expected ..., got ...``. Nothing else of the book is needed here.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,12 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
     """Raise Refusal, naming the argument, unless ``value`` is an int of at least ``least``."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     expect(whole, name, f"a whole number >= {least}", value)
+
+
+def check_temperature(value: object) -> None:
+    """Raise Refusal unless logits can be divided by it: a finite number, at least 1e-30."""
+    fits = isinstance(value, int | float) and 1e-30 <= value < math.inf
+    expect(fits, "temperature", "> 0 and finite (greedy is the limit at 0)", value)
 
 
 def check_model(model: object, kind: type) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_whole, expect
-from .shift import IGNORE, PAD, UNKNOWN, past_end
+from .checks import Refusal, WrongType, check_whole, expect
+from .shift import END, IGNORE, PAD, UNKNOWN, past_end
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
 
@@ -70,7 +70,10 @@ class Vocab:
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Tokens of ``ids``, the specials as ``<pad> <s> </s> <unk>``; Refusal out of range."""
-        names, ids = self._names, [int(i) for i in ids]
+        names, ids = self._names, list(ids)
+        if wrong := [i for i in ids if not hasattr(i, "__index__")]:
+            raise WrongType(f"ids: expected whole numbers, got {wrong[0]!r}")
+        ids = list(map(int, ids))
         for at, i in enumerate(ids):
             expect(0 <= i < len(names), f"ids[{at}]", f"an id in 0..{len(names) - 1}", i)
         return [names[i] for i in ids]
@@ -133,7 +136,8 @@ def make_batch(xs: list[list[int]], ys: list[list[int]]) -> Batch:
 def _padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
     lengths = [len(row) for row in rows]
     longest = max(lengths)
-    table = np.array([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=np.int64)
+    table = np.array([[*row, *[padding] * (longest - len(row))] for row in rows])
+    expect(table.dtype == np.int64, "ids", "whole numbers", table.dtype)
     return torch.from_numpy(table), torch.tensor(lengths)  # (B, longest), (B,)
 
 
@@ -260,7 +264,8 @@ def accuracy(
 
     predicted, target: as many lists of ids. A position counts by its index, so what a short
     prediction lacks is wrong; what a long one has too much makes the sentence wrong. UNKNOWN in the
-    target is never right: a model that says it does not know has not converted the syllable.
+    target is never right: a model that says it does not know has not converted the syllable. Raises
+    Refusal, also for padding in the target: a padded batch has to be cut to its lengths first.
 
     >>> accuracy([[5, 6], [5]], [[5, 6], [5, 7]])
     (0.75, 0.5)
@@ -268,6 +273,8 @@ def accuracy(
     if len(predicted) != len(target):
         got = f"{len(predicted)} for {len(target)}"
         raise Refusal(f"accuracy: expected one prediction per target, got {got}")
+    least = min((i for y in target for i in y), default=END)
+    expect(least > PAD, "target", "ids of tokens, no padding", least)
     positions = sum(map(len, target))
     if not positions:
         raise Refusal("accuracy: expected at least one target token, got none")

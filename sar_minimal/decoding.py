@@ -19,7 +19,16 @@ from torch import Tensor
 
 from .autoregressive import Autoregressive, EncoderDecoderAR, State
 from .blocks import decoder, log_softmax
-from .checks import Lengths, New, WrongType, check_lengths, check_new, check_whole, expect
+from .checks import (
+    Lengths,
+    New,
+    WrongType,
+    check_lengths,
+    check_new,
+    check_temperature,
+    check_whole,
+    expect,
+)
 from .data import Decoded
 from .shift import PAD, past_end
 
@@ -120,16 +129,15 @@ def sample(
 
     As ``greedy``; the same ``generator`` seed gives the same tokens on the same device.
     """
-    warm = isinstance(temperature, int | float) and temperature > 0
-    expect(warm, "temperature", "> 0 (greedy is the limit at 0)", temperature)
+    check_temperature(temperature)
     if top_k is not None:
         check_whole("top_k", top_k)
 
     def draw(log_probs: Tensor) -> tuple[Tensor, Tensor]:
         among = log_probs
         if top_k is not None and top_k < log_probs.shape[-1]:
-            least = log_probs.topk(top_k).values[:, -1:]
-            among = log_probs.masked_fill(log_probs < least, -math.inf)
+            top = log_probs.topk(top_k)  # by rank, so that ties do not make them more
+            among = torch.full_like(among, -math.inf).scatter(1, top.indices, top.values)
         chosen = torch.multinomial((among / temperature).softmax(-1), 1, generator=generator)
         return log_probs.gather(1, chosen), chosen
 
@@ -209,9 +217,12 @@ def beam(
 def log_likelihood(model: Autoregressive, x: Tensor, y: Tensor, lengths: Lengths = None) -> Tensor:
     """log p(y_t | y_<t, x) of given tokens y (B, T), all at once (teacher forcing): (B, T).
 
-    For a ``DecoderLM``, x is the prompt that y goes on from, and every row of it is full.
+    For a ``DecoderLM``, x is the prompt that y goes on from, and every row of it has to be full.
     """
     lengths = _check(model, x, lengths)
+    if not isinstance(model, EncoderDecoderAR):
+        full = bool((lengths == x.shape[1]).all())
+        expect(full, "lengths", f"full prompts, {x.shape[1]} each", lengths)
     model.check_input(y, model.config.target_vocab, "y")
     expect(len(y) == len(x), "y", f"{len(x)} rows as in x", len(y))
     state, prompt, _ = model.start(x, lengths, y.shape[1])

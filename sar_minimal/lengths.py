@@ -126,6 +126,7 @@ class CTCSAR(Model):
 
 
 def _algorithm_1(config: Config, places: int, vocab: int) -> DualStreamSAR:
+    check_whole("source_vocab", config.source_vocab, least=2)  # <s> is the second
     return DualStreamSAR(replace(config, max_length=1 + places, target_vocab=vocab), mask="full")
 
 
@@ -144,7 +145,7 @@ def length_loss(model: LengthSAR, batch: Batch, reduction: str = "mean") -> Tens
     lengths, T = batch.x_lengths, batch.y_lengths
     each = ar_loss(model(batch.x, T, lengths), batch.y, "none")  # (B, T)
     of_length = F.cross_entropy(
-        model.length_logits(batch.x, lengths).float(), T - 1, reduction="none"
+        model.length_logits(batch.x, lengths).float(), T.long() - 1, reduction="none"
     )
     each = each + F.pad(of_length[:, None], (0, each.shape[1] - 1))  # on the first token
     return reduced(each, batch.y, reduction)
@@ -243,6 +244,7 @@ def collapse(way: Tensor, blank_id: int, lengths: Lengths = None) -> tuple[Tenso
     ([[5, 5, 6]], [[0, 0, 0, 0, 1, 2, 2]], [3])
     """
     check_tokens(way, "way")
+    check_whole("blank_id", blank_id, least=0)
     N = way.shape[1]
     before = shift_right(way, blank_id)
     behind = past_end(check_lengths(lengths, way), N)

@@ -95,4 +95,6 @@ def reduced(each: Tensor, y: Tensor, reduction: str) -> Tensor:
     _check_reduction(reduction)
     if reduction == "none":
         return each
-    return each.sum() / (y != IGNORE).sum() if reduction == "mean" else each.sum()
+    number = (y != IGNORE).sum()
+    expect(number or reduction == "sum", "y", "a token at least to take the mean over", int(number))
+    return each.sum() / number if reduction == "mean" else each.sum()

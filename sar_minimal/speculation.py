@@ -31,7 +31,17 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model, decoder, log_softmax
-from .checks import Lengths, New, Refusal, WrongType, check_range, check_tokens, check_whole, expect
+from .checks import (
+    Lengths,
+    New,
+    Refusal,
+    WrongType,
+    check_range,
+    check_temperature,
+    check_tokens,
+    check_whole,
+    expect,
+)
 from .data import Decoded
 from .decoding import Rows, begin
 from .shift import PAD, past_end
@@ -162,8 +172,8 @@ def draft_and_verify(
     seen). Raises Refusal on wrong input, also on a wrong answer of ``draft``.
     """
     check_whole("window", window)
-    warm = temperature is None or (isinstance(temperature, int | float) and temperature > 0)
-    expect(warm, "temperature", "> 0, or None for greedy", temperature)
+    if temperature is not None:
+        check_temperature(temperature)
     g = Guesses(begin(model, x, lengths, new, end_id))
     _check_draft(model, draft)
     stands, reach, V = isinstance(draft, DualStreamSAR), g.longest, model.config.target_vocab
@@ -236,6 +246,8 @@ def _checked(
     if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
         got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
         raise Refusal(f"draft: expected probabilities of shape {(*guess.shape, V)}, got {got}")
+    sums = q.is_floating_point() and (q >= 0).all() and ((q.sum(-1) - 1).abs() < 1e-3).all()
+    expect(sums, "draft", "probabilities that sum to 1", q)
     return guess, q
 
 

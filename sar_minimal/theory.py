@@ -67,10 +67,10 @@ def exact_loss(p: Tensor, log_q: Tensor) -> ExactLoss:
     for t in range(T):
         later = V ** (T - 1 - t)
         q = log_q[..., t].reshape(-1, V, later)  # (V ** t prefixes, x_t, all that comes after)
-        if float((q - q[..., :1]).abs().max()) > 1e-4:
+        if not torch.isclose(q, q[..., :1], rtol=0.0, atol=1e-4, equal_nan=True).all():
             raise Refusal(f"log_q: log q(x_{t + 1} | x_<{t + 1}) changes with a later token")
         q = q[..., 0]
-        if float((q.exp().sum(1) - 1).abs().max()) > 1e-4:
+        if not float((q.exp().sum(1) - 1).abs().max()) <= 1e-4:  # nor where it is NaN
             raise Refusal(f"log_q: q(x_{t + 1} | x_<{t + 1}) does not sum to 1 over x_{t + 1}")
         joint = p.reshape(-1, V, later).sum(2)  # p(x_<=t)
         given = joint / joint.sum(1, keepdim=True).clamp(min=1e-300)  # p(x_t | x_<t)

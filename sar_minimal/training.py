@@ -57,7 +57,9 @@ class Recipe:
         for name in ("rate", "clip"):
             value = getattr(self, name)
             expect(isinstance(value, int | float) and value > 0, name, "> 0", value)
-        expect(isinstance(self.decay, int | float) and self.decay >= 0, "decay", ">= 0", self.decay)
+        expect(self.rate < math.inf, "rate", "a finite number", self.rate)
+        fits = isinstance(self.decay, int | float) and 0 <= self.decay < math.inf
+        expect(fits, "decay", ">= 0, and finite", self.decay)
         for name in ("warmup", "seed", "short"):
             check_whole(name, getattr(self, name), least=0)
         expect(self.seed < 2**63, "seed", "less than 2 ** 63", self.seed)

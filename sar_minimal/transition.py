@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder
-from .checks import Lengths, check_model, check_range, check_whole
+from .checks import Lengths, check_model, check_whole, expect
 from .data import Batch, Decoded
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
@@ -74,6 +74,9 @@ class TransitionSAR(Model):
         k = self.candidates if k is None else k
         check_whole("k", k)
         own = self.check_source(x, lengths)
+        if y is not None:
+            self.check_input(y, self.config.target_vocab, "y")
+            expect(y.shape == x.shape, "y", f"shape {tuple(x.shape)} as x", tuple(y.shape))
         scores = self(x, None if lengths is None else own, trusted=True)
         behind = past_end(own, x.shape[1])
         with torch.autocast(x.device.type, enabled=False):  # nats are never summed in half
@@ -151,7 +154,6 @@ def transition_loss(
     """
     check_as_long(batch)
     y = batch.y.masked_fill(batch.y == IGNORE, PAD)
-    check_range(y, model.config.target_vocab, "y")
     chain = model.chain(batch.x, batch.x_lengths, k, y)
     path = (chain.ids == y[..., None]).long().argmax(-1)
     return reduced(-chain.log_probs(path), batch.y, reduction)

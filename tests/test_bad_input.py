@@ -5,6 +5,7 @@ Tasks and their options have their own tests of this kind in test_tasks.py, the 
 
 import errno
 import json
+import math
 import os
 import re
 
@@ -17,16 +18,18 @@ from sar_minimal.algorithm1 import DualStreamSAR, one_pass
 from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.blocks import Config
 from sar_minimal.checks import check_lengths
-from sar_minimal.data import Batch, Split, make_batch
+from sar_minimal.data import Batch, Split, Vocab, accuracy, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
-from sar_minimal.kinds import loss_of, make_model
+from sar_minimal.influence import influence
+from sar_minimal.kinds import KINDS, loss_of, make_model
 from sar_minimal.lab.runs import DamagedCheckpoint, Interrupted, load, load_run, save, train
 from sar_minimal.lengths import collapse, ctc_pass, length_pass, uniform_copy
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.masked import mask_predict
-from sar_minimal.shift import IGNORE, START, ignore_padding, shift_right, shifted_targets
+from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
 from sar_minimal.speculation import draft_and_verify, jacobi
 from sar_minimal.tasks import load_task
+from sar_minimal.theory import exact_loss
 from sar_minimal.training import Recipe, evaluate
 from sar_minimal.transition import transition_pass
 
@@ -214,7 +217,8 @@ def test_lengths_of_x_and_y_are_equal_in_algorithm_1():
 )
 def test_sizes(field):
     for wrong in (0, -1, 2.0, "8", True, None):
-        message = rf"^{field}: expected a whole number >= 1, got {wrong!r}"
+        least = 2 if field == "target_vocab" else 1  # <s> is the second id
+        message = rf"^{field}: expected a whole number >= {least}, got {wrong!r}"
         refuses(ValueError, message, Config, **{"target_vocab": 11, field: wrong})
 
 
@@ -304,7 +308,7 @@ def test_decoding_options(decode):
 
 def test_temperature_top_k_and_width():
     model = build("ar")
-    for wrong in (0, -1.0, float("nan"), "warm"):
+    for wrong in (0, -1.0, float("nan"), "warm", 1e-46, float("inf")):
         refuses(ValueError, "^temperature: expected > 0", sample, model, X, temperature=wrong)
     for wrong in (0, -3, 1.5):
         message = f"^top_k: expected a whole number >= 1, got {wrong}"
@@ -345,7 +349,7 @@ def test_draft():
     refuses(ValueError, message + "14", draft_and_verify, model, X, larger)
     refuses(ValueError, message + "11", draft_and_verify, model, X, copies)
     for wrong in (0, -1.0, float("nan")):
-        message = "^temperature: expected > 0, or None for greedy"
+        message = "^temperature: expected > 0 and finite"
         refuses(ValueError, message, draft_and_verify, model, X, sar, temperature=wrong)
 
 
@@ -390,7 +394,9 @@ def test_recipe_counts(field):
 
 
 def test_recipe_rates():
-    for field, least in (("rate", "> 0"), ("clip", "> 0"), ("decay", ">= 0")):
+    for field in ("rate", "decay"):
+        refuses(ValueError, f"^{field}: expected .*finite.*, got inf", Recipe, **{field: math.inf})
+    for field, least in (("rate", "> 0"), ("clip", "> 0"), ("decay", ">= 0, and finite")):
         for wrong in (-1, float("nan"), "x"):
             refuses(ValueError, f"^{field}: expected {least}, got", Recipe, **{field: wrong})
     refuses(ValueError, "^seed: expected", Recipe, seed=-1)
@@ -733,3 +739,121 @@ def test_recipes_in_whole_numbers():
             ValueError, f"^{field}: expected a whole number >= 0, got 2.5", Recipe, **{field: 2.5}
         )
     refuses(ValueError, "^seed: expected less than 2", Recipe, seed=2**64)
+
+
+# ---------------------------------------------------------------- what was taken in silence
+
+
+def test_padding_in_a_target_is_no_text():
+    """A padded batch has to be cut to its lengths before anything is counted (F5)."""
+    for wrong in (PAD, IGNORE):
+        message = f"^target: expected ids of tokens, no padding, got {wrong}"
+        refuses(ValueError, message, accuracy, [[5, 6], [7]], [[5, wrong], [7]])
+    assert accuracy([[5, 0], [7]], [[5, 6], [7]]) == (2 / 3, 1 / 2)  # what is said may be anything
+
+
+def test_top_k_is_k_also_among_equals():
+    """Two tokens with one embedding have equal logits; of them top_k=1 draws greedy's, always (F13)."""
+    model = build("ar")
+    with torch.no_grad():
+        model.embed[4:] = model.embed[4]
+    expected, generator = greedy(model, X).tokens, torch.Generator().manual_seed(0)
+    for _ in range(20):
+        assert torch.equal(sample(model, X, top_k=1, generator=generator).tokens, expected)
+
+
+def test_what_is_no_id_is_not_cut_to_one():
+    for wrong in ([[4.7, 5.0]], ["45"], [[True, False]]):
+        refuses(ValueError, "^ids: expected whole numbers", make_batch, wrong, [[4, 5]])
+        refuses(ValueError, "^ids: expected whole numbers", make_batch, [[4, 5]], wrong)
+    vocab = Vocab(("a", "b"))
+    refuses(TypeError, r"^ids: expected whole numbers, got 4\.9", vocab.decode, [4.9])
+    assert vocab.decode(torch.tensor([4, 5])) == ["a", "b"]
+
+
+def test_a_language_model_is_asked_about_full_prompts():
+    """The log-probabilities of a row whose prompt is shorter would be those of another text (A7)."""
+    lm = build("lm")
+    message = r"^lengths: expected full prompts, 5 each, got \[5, 3\]"
+    refuses(ValueError, message, log_likelihood, lm, X, X, torch.tensor([5, 3]))
+    whole = log_likelihood(lm, X, X, torch.tensor([5, 5]))
+    assert torch.equal(whole, log_likelihood(lm, X, X))
+
+
+@pytest.mark.parametrize(
+    "change",
+    (
+        lambda q: 2 * q,
+        lambda q: q / 2,
+        lambda q: -q,
+        lambda q: q.log(),
+        lambda q: q * math.nan,
+        lambda q: (q > 0).long(),
+    ),
+)
+def test_what_a_draft_drew_from_is_a_distribution(change):
+    model, q = build("ar"), torch.full((2, 1, 11), 1 / 11)
+
+    def draft(tokens, lengths):
+        return torch.full((2, 1), 5), change(q)
+
+    message = "^draft: expected probabilities that sum to 1"
+    refuses(ValueError, message, draft_and_verify, model, X, draft, temperature=1.0)
+
+
+def test_a_loss_of_nothing_is_no_number():
+    """Where no token of y counts, every kind of loss refuses the mean, and the sum is 0 or refused."""
+    nothing = torch.full((2, 5), IGNORE)
+    for kind in ("sar", "ar", "lm", "shifted", "length", "ctc", "transition"):
+        batch = Batch(X, FULL, nothing, FULL)
+        with pytest.raises(ValueError, match="no position has a target|a token at least"):
+            loss_of(build(kind), batch)
+
+
+def test_a_vocabulary_of_one_has_no_start():
+    for kind in ("length", "ctc"):
+        message = "^source_vocab: expected a whole number >= 2, got 1"
+        refuses(ValueError, message, KINDS[kind].model, Config(target_vocab=11, source_vocab=1))
+
+
+def test_the_tokens_that_a_chain_must_hold_are_checked():
+    model = build("transition")
+    refuses(ValueError, "^y: expected ids in 0..10, got 11", model.chain, X, y=X.clamp(min=11))
+    refuses(ValueError, r"^y: expected shape \(2, 5\) as x", model.chain, X, y=X[:, :3])
+
+
+def test_collapse_names_its_blank():
+    refuses(ValueError, "^blank_id: expected a whole number >= 0, got -1", collapse, X, -1)
+
+
+def test_probes_are_counted():
+    model = build("sar-full-2-vocabulary")
+    message = "^probes: expected a whole number >= 1, got 0"
+    refuses(ValueError, message, influence, model, (X[:1],), "source", X[:1], probes=0)
+
+
+def test_log_q_that_is_none_is_no_model():
+    p = torch.full((2, 2), 0.25)
+    log_q = torch.full((2, 2, 2), 0.5).log()
+    log_q[0, 0, 0] = math.nan
+    with pytest.raises(ValueError, match="^log_q: "):
+        exact_loss(p, log_q)
+    leak = torch.full((2, 2, 2), 0.5).log()
+    leak[0, :, 0] = torch.tensor([0.0, -math.inf])  # q(x_1 = 0) is 1 or 0, as x_2 will be
+    leak[1, :, 0] = torch.tensor([-math.inf, 0.0])
+    with pytest.raises(
+        ValueError, match=r"^log_q: log q\(x_1 \| x_<1\) changes with a later token"
+    ):
+        exact_loss(p, leak)
+    zero = torch.tensor([[[0.0, 0.0], [0.0, -math.inf]], [[-math.inf, -9.0], [-math.inf, -9.0]]])
+    zero[1] = torch.tensor([[-math.inf, math.log(0.5)], [-math.inf, math.log(0.5)]])
+    sure = torch.tensor([[1.0, 0.0], [0.0, 0.0]])  # what never comes may be impossible for q too
+    assert exact_loss(sure, zero).ar == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.half, torch.double))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_dtype_decodes(kind, dtype):
+    model = build(kind).to(dtype)
+    decoded = KINDS[kind].decode(model, X)
+    assert decoded.log_probs.isfinite().all() and decoded.tokens.dtype == torch.int64

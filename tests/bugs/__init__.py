@@ -360,7 +360,7 @@ BUGS = [
         "top k + 1",
         "One token too many may be drawn.",
         decoding.sample,
-        {"topk(top_k).values": "topk(top_k + 1).values"},
+        {"log_probs.topk(top_k)": "log_probs.topk(top_k + 1)"},
         ((laws.samples_follow_p, "top_k"), (laws.padding_changes_no_decoding, "lm")),
     ),
     Bug(
