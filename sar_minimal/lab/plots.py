@@ -6,6 +6,7 @@ puts it on the page with a text that says what is on it.
 
 import io
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from IPython.display import Image
 from matplotlib import font_manager
 from PIL import Image as Pixels  # comes with matplotlib
 
-from ..checks import Refusal
+from ..errors import Refusal, expect
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676",
@@ -35,19 +36,15 @@ def hanzi_font() -> str | None:
     for name in CJK:
         if name in installed:
             return name
-    try:
+    with suppress(ImportError):
         import mplfonts
-    except ImportError:
-        mplfonts = None
-    if mplfonts is not None:
+
         path = Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
         if path.exists():
             font_manager.fontManager.addfont(path)
             return font_manager.FontProperties(fname=path).get_name()
-    warnings.warn(
-        'no font with hanzi: labels are in pinyin; pip install "sar-minimal[book]" brings one',
-        stacklevel=2,
-    )
+    brings = 'pip install "sar-minimal[book]" brings one'
+    warnings.warn(f"no font with hanzi: labels are in pinyin; {brings}", stacklevel=2)
     return None
 
 
@@ -105,8 +102,8 @@ def strip(ax, rows: dict[str, list[str]], muted: tuple[str, ...] = MUTED, colour
         ax.text(-0.7, -r, name, ha="right", va="center")
         for t, token in enumerate(tokens):
             face = "#EEEEEE" if token in muted else colour
-            look = {"facecolor": face, "edgecolor": "white"}
-            ax.add_patch(plt.Rectangle((t - 0.45, -r - 0.36), 0.9, 0.72, **look))
+            corner = (t - 0.45, -r - 0.36)
+            ax.add_patch(plt.Rectangle(corner, 0.9, 0.72, facecolor=face, edgecolor="white"))
             ax.text(t, -r, label(token), ha="center", va="center", color="black")
     longest = max(map(len, rows.values()))
     ax.set(xlim=(-0.6, longest - 0.4), ylim=(-len(rows) + 0.45, 0.55))
@@ -116,8 +113,8 @@ def strip(ax, rows: dict[str, list[str]], muted: tuple[str, ...] = MUTED, colour
 def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark=()) -> None:
     """matrix[t, s] >= 0: how much t depends on s; exact zeros stay white. mark: (t, s) to frame."""
     matrix = np.asarray(matrix, dtype=float)
-    if matrix.shape != (len(rows), len(columns)):
-        raise Refusal(f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}")
+    shape = (len(rows), len(columns))
+    expect(matrix.shape == shape, "matrix", f"shape {shape}", matrix.shape)
     shown = np.ma.masked_equal(matrix / max(matrix.max(), 1e-30), 0.0)
     ax.imshow(shown, cmap="viridis_r", vmin=0, vmax=1, aspect="equal")
     ax.set_xticks(range(len(columns)), [label(c) for c in columns])
@@ -128,8 +125,8 @@ def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark
     ax.tick_params(which="both", length=0)
     ax.set_title(title, fontsize=10)
     for t, s in mark:
-        frame = {"fill": False, "edgecolor": RED, "linewidth": 2}
-        ax.add_patch(plt.Rectangle((s - 0.5, t - 0.5), 1, 1, **frame))
+        corner = (s - 0.5, t - 0.5)
+        ax.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2))
 
 
 def graph(
@@ -139,9 +136,8 @@ def graph(
     for a, b in edges:
         (x0, y0), (x1, y1) = nodes[a], nodes[b]
         bend = -0.45 if y0 == y1 and abs(x1 - x0) > 1 else 0.0
-        arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}"}
-        arrow |= {"color": GREY, "shrinkA": 11, "shrinkB": 11}
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
+        look = {"arrowstyle": "-|>", "color": GREY, "connectionstyle": f"arc3,rad={bend}"}
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=look | {"shrinkA": 11, "shrinkB": 11})
     for name, (x, y) in nodes.items():
         colour = (colours or {}).get(name, SKY)
         ax.scatter([x], [y], s=420, color=colour, zorder=3)

@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -54,16 +54,16 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
     """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
     lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
 
-    def add(line, first, rest):
-        indents = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
-        whole = {"break_long_words": False, "break_on_hyphens": False}
-        lines.extend(textwrap.wrap(line, max(60, width), **indents, **whole))
+    wrap = textwrap.TextWrapper(max(60, width), break_long_words=False, break_on_hyphens=False)
+
+    def add(line: str, first: int, rest: int) -> None:
+        wrap.initial_indent, wrap.subsequent_indent = " " * first, " " * rest
+        lines.extend(wrap.wrap(line))
 
     for c in claims:
-        to_come = ["" if _written(s) and not c.is_open else " (to come)" for s in c.chapters]
-        chapters = ", ".join(map("".join, zip(c.chapters, to_come, strict=True)))
+        names = (s if _written(s) and not c.is_open else f"{s} (to come)" for s in c.chapters)
         lines.append("")
-        add(f"{c.id:4} {c.section:12} {c.verdict:12} {chapters}", 0, 31)
+        add(f"{c.id:4} {c.section:12} {c.verdict:12} {', '.join(names)}", 0, 31)
         add(c.claim, 5, 5)
         if c.because:
             add(f"{c.verdict}: {c.because}", 5, 7)
@@ -86,7 +86,7 @@ def as_table(claims: list[Claim], folder: str = "chapters/") -> str:
     rows = []
     for c in claims:
         lines = "<br>".join(_plain(line) for r in c.measured for line in c.lines(r.values))
-        rows.append((c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)))
+        rows.append([c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)])
     return as_markdown(["id", "section", "claim", "verdict", "measured", "chapter"], rows)
 
 
@@ -111,9 +111,9 @@ def page(path: Path = LEDGER) -> str:
     except ImportError as error:
         missing = 'nbformat is not installed: pip install "sar-minimal[book]"'
         raise MissingPackage(missing, name="nbformat") from error
-    claims, sections = select([], path), {}  # of the document: 1, 2, ...
+    claims, sections = select([], path), defaultdict(list)  # of the document: 1, 2, ...
     for c in claims:
-        sections.setdefault(re.split("[.,]", c.section)[0], []).append(c)
+        sections[re.split("[.,]", c.section)[0]].append(c)
     texts = [_intro(claims)] + [
         "\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *map(_details, chosen)])
         for key, chosen in sorted(sections.items())
@@ -145,9 +145,8 @@ same in a terminal.
 
 def _details(c: Claim) -> str:
     """A claim, and what was measured for it."""
-    verdict = f"**{c.verdict}**: {_plain(c.because)}"
-    if c.is_open:
-        verdict = f"**open**, to be settled by {_links(c)}"
+    settled = f"**{c.verdict}**: {_plain(c.because)}"
+    verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
     facts = {"Formally": _plain(c.formal), "Experiment": _plain(c.experiment), "Verdict": verdict}
     parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})"]
     parts.append("\n".join(f"- {name}: {fact}" for name, fact in facts.items()))

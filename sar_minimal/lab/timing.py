@@ -7,15 +7,16 @@ process, and the figure is the median of the ratios of neighbouring turns.
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..tasks.files import write_json
-from .tables import as_text
+from .tables import Row, as_text
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -26,13 +27,12 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def in_turns(
-    functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
+    functions: Mapping[str, Callable[[], object]], rounds: int = 7, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ..., if ``warm`` after a round that is not
-    timed."""
+    """Seconds of each function, called a b c, a b c, ...; if ``warm``, a first round is not timed."""
     for function in functions.values() if warm else ():
         function()
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             times[name].append(seconds(function))
@@ -58,12 +58,12 @@ def operations(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-class Measured(dict):
+class Measured(dict[str, list[Row]]):
     """The tables of a bench, by name: each is printed when it is there, and all are written to
     ``path``, if there is one, so that an interruption loses none that was measured. "machine" says
     what they belong to."""
 
-    def __init__(self, path: Path | None, **about):
+    def __init__(self, path: Path | None, **about: Any) -> None:
         about = {"machine": platform.processor() or platform.machine()} | about
         super().__init__(machine=[about | {"torch": version("torch")}])
         self.path, self.began = path, time.perf_counter()
@@ -73,13 +73,13 @@ class Measured(dict):
     def minutes(self) -> float:
         return (time.perf_counter() - self.began) / 60
 
-    def keep(self, name: str, rows: list[dict]) -> None:
+    def keep(self, name: str, rows: list[Row]) -> None:
         self[name] = rows
         self["machine"][0]["minutes"] = self.minutes
         if self.path is not None:
             write_json(self.path, self, indent=1)
 
-    def show(self, name: str, rows: list[dict], note: str = "") -> None:
+    def show(self, name: str, rows: list[Row], note: str = "") -> None:
         """Keep and print a table; note: what its columns are."""
         self.keep(name, rows)
         print(f"\n{name.upper()}. {note}\n{as_text(rows)}", flush=True)
