@@ -161,7 +161,7 @@ def parse(argv: list[str]) -> dict[str, Any]:
     main = parser(training=argv[:1] == ["train"])
     given, rest = main.parse_known_args(argv)  # an option may stand before the sentence or ids
     arguments = vars(given)
-    words = arguments.get("text", arguments.get("ids"))
+    words: Any = arguments.get("text", arguments.get("ids"))
     if rest and (words is None or any(word.startswith("-") for word in rest)):
         main.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

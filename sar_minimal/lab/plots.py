@@ -60,19 +60,12 @@ def label(text: str) -> str:
 def use_style() -> None:
     """Set matplotlib up for the book: fonts, colours, sizes. The CJK family comes first, since
     mathematics in a label is set in the first family only."""
-    families = [name for name in (hanzi_font(), "DejaVu Sans") if name]
-    plt.rcParams.update(
-        {
-            "font.family": families,
-            "axes.unicode_minus": False,
-            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "figure.figsize": (8, 3.2),
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-        }
-    )
+    plt.rc("font", family=[name for name in (hanzi_font(), "DejaVu Sans") if name], size=10)
+    colours = plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY])
+    plt.rc("axes", unicode_minus=False, prop_cycle=colours)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("figure", figsize=(8, 3.2))
+    plt.rc("figure.constrained_layout", use=True)
 
 
 class Picture(Image):

@@ -96,11 +96,11 @@ def _plain(text: str) -> str:
 
 
 def _links(c: Claim, folder: str = "") -> str:
-    return ", ".join(_link(s, folder) if _written(s) else f"{s} (to come)" for s in c.chapters)
+    return ", ".join(_link(s, folder, " (to come)") for s in c.chapters)
 
 
-def _link(stem: str, folder: str = "") -> str:
-    return f"[{stem}]({folder}{stem}.ipynb)"
+def _link(stem: str, folder: str = "", missing: str = "") -> str:
+    return f"[{stem}]({folder}{stem}.ipynb)" if _written(stem) else stem + missing
 
 
 def page(path: Path = LEDGER) -> str:
@@ -151,8 +151,7 @@ def _details(c: Claim) -> str:
     parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})"]
     parts.append("\n".join(f"- {name}: {fact}" for name, fact in facts.items()))
     for r in c.measured:
-        where = _link(r.chapter) if _written(r.chapter) else r.chapter
-        parts.append(f"Measured in {where} {_plain(_how(r))}.")
+        parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
         rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]
         parts.append(as_markdown(["measurement", "measured", "asked"], rows))
     return "\n\n".join(parts)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,12 +18,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..tasks.files import write_json
 from .tables import Row, as_text
 
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """What one call returns, and how many seconds it takes."""
+    began = time.perf_counter()
+    made = function()
+    return made, time.perf_counter() - began
+
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
+    return timed(function)[1]
 
 
 def in_turns(
@@ -79,7 +85,7 @@ class Measured(dict[str, list[Row]]):
         if self.path is not None:
             write_json(self.path, self, indent=1)
 
-    def show(self, name: str, rows: list[Row], note: str = "") -> None:
-        """Keep and print a table; note: what its columns are."""
+    def show(self, name: str, rows: list[Row], notes: Mapping[str, str]) -> None:
+        """Keep and print a table; notes: by the name of a table, what its columns are."""
         self.keep(name, rows)
-        print(f"\n{name.upper()}. {note}\n{as_text(rows)}", flush=True)
+        print(f"\n{name.upper()}. {notes[name]}\n{as_text(rows)}", flush=True)
