@@ -131,14 +131,13 @@ def counted(task: Task, dictionary: WordModel, rescue: float) -> dict[str, Syste
         size = sum(len(level.grams) + len(level.contexts) for level in ngram.model.levels)
         systems[name] = System(ngram.decode, size + readings, spent, ngram)
     trigram = systems[BASELINE]
-    read = partial(Lexicon.from_model, dictionary, task.source, task.target, rescue=rescue)
-    lexicon, spent = timed(read)
+    words = partial(Lexicon.from_model, dictionary, task.source, task.target, rescue=rescue)
+    lexicon, spent = timed(words)
     size = sum(map(len, lexicon.read.values()))
     systems["dictionary"] = System(lexicon.decode, size, spent, lexicon)
 
-    joined = partial(WordNGram, lexicon, trigram.search)  # of a weight
-    decode, weights = lambda weight: joined(weight).decode(val.x), (0.0, 0.25, 0.5, 1.0, 1.5)
-    weight, tuning = timed(partial(tuned, decode, val.y, weights))
+    joined, weights = partial(WordNGram, lexicon, trigram.search), (0.0, 0.25, 0.5, 1.0, 1.5)
+    weight, tuning = timed(lambda: tuned(lambda w: joined(w).decode(val.x), val.y, weights))
     both, spent = joined(weight), spent + trigram.seconds + tuning
     systems[WORDS] = System(both.decode, size + trigram.stored, spent, both)
     return systems
@@ -164,7 +163,6 @@ def installed_converter(task: Task) -> System | None:
 
 
 # ------------------------------------------------------------- what is trained
-
 # Each name, its kind and what is special about it; those that take longest come first.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "transition": ("transition", {"candidates": 16}),
@@ -173,19 +171,15 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "sar": ("sar", {"mask": "full"}),
     "as written": ("sar", {"mask": "causal"}),
 }
-
-
 # The rows that have a network on top of counting, and which of ``NETWORKS`` it is.
 JOINED = {f"{WORDS} + one pass": "sar", f"{WORDS} + AR": "ar"}
-Trained = tuple[Any, float]  # a model, and the seconds of its training
+# Name of ``NETWORKS`` to its model, and seconds of training with one thread.
+Trained = dict[str, tuple[Any, float]]
 
 
-def trained(
-    task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)
-) -> dict[str, Trained]:
-    """name of ``NETWORKS`` to (model, seconds of training with one thread). The first half of the
-    steps is on short sentences: without that the autoregressive one does not find its source, and
-    no network loses by it that we could tell."""
+def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> Trained:
+    """The first half of the steps is on short sentences: without that the autoregressive one does
+    not find its source, and no network loses by it that we could tell."""
     size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
     steps = {name: getattr(plan, name) for name in ("steps", "tokens", "rate", "mixed")}
     recipe, chosen = Recipe(**steps, seed=seed, short=plan.steps // 2), [NETWORKS[n] for n in only]
@@ -195,7 +189,7 @@ def trained(
     return dict(zip(only, zip(models, spent, strict=True), strict=True))
 
 
-def networks(models: dict[str, Trained], task: Task, trigram: NGram) -> dict[str, System]:
+def networks(models: Trained, task: Task, trigram: NGram) -> dict[str, System]:
     """Every decoder of the book that ``models`` has what it needs for, by name."""
     val, systems = task.validation, {}
 
@@ -204,8 +198,7 @@ def networks(models: dict[str, Trained], task: Task, trigram: NGram) -> dict[str
 
     weight = 0.0
     if "sar" in models:
-        sar = [models["sar"][0]]
-        weights = (0.25, 0.5, 1.0, 2.0)
+        sar, weights = [models["sar"][0]], (0.25, 0.5, 1.0, 2.0)
         weight = tuned(lambda w: _run(rescored(w), sar, val.x), val.y, weights)
     decoders: dict[str, tuple[list[str], Callable]] = {
         "Algorithm 1 as written": (["as written"], one_pass),
@@ -245,8 +238,8 @@ def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
     return systems
 
 
-def joined_with(words: System, network: Trained, task: Task) -> System:
-    """``Reranker`` on top of ``WORDS``."""
+def joined_with(words: System, network: tuple[Any, float], task: Task) -> System:
+    """``Reranker`` on top of ``WORDS``; network: of ``Trained``."""
     model, spent = network
     decode = Reranker(words.search, model).tuned(task.validation)
     return System(decode, words.stored + model.number_of_parameters(), words.seconds + spent)
@@ -317,10 +310,8 @@ def _row(system: str, characters: Rate, sentences: Rate) -> Row:
 
 def published_rows() -> list[Row]:
     """``PUBLISHED``, whose intervals nobody has published."""
-    return [
-        _row(f"{name} (measured elsewhere)", Rate(c, c, c), Rate(s, s, s))
-        for name, (c, s) in PUBLISHED.items()
-    ]
+    rates = {name: [Rate(r, r, r) for r in both] for name, both in PUBLISHED.items()}
+    return [_row(f"{name} (measured elsewhere)", *both) for name, both in rates.items()]
 
 
 def lines(rows: list[Row], baseline: str = BASELINE, timing: bool = True) -> list[str]:

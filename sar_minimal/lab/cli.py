@@ -76,32 +76,30 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     return main
 
 
-BENCHES: dict[str, tuple[str, list[str]]] = {
-    "speed": ("decoding and training beside other libraries, memory, start-up", []),
-    "decode": ("decoders with fewer steps, and why they pay", ["png", "quick", "compile"]),
-    "theory": ("trained models against exact bounds", []),
-    "pinyin": ("pinyin to hanzi by counting, networks and both", ["quick", "large", "corpus"]),
-}
-CORPORA = "of words, news (with hsk), file:PATH; default: words, and news if installed"
-BENCH_FLAGS: dict[str, dict[str, Any]] = {
-    "json": {"type": Path, "metavar": "FILE", "help": "write the figures there too"},
-    "threads": {"type": int, "metavar": "N", "help": "of torch (2; decode: once 1, once 2)"},
-    "png": {"type": Path, "metavar": "FILE", "help": "draw a figure there"},
-    "quick": {"action": "store_true", "help": "a small measurement, in minutes"},
-    "large": {"action": "store_true", "help": "networks that want a GPU"},
-    "compile": {"action": "store_true", "help": "also torch.compile, and CUDA graphs"},
-    "corpus": {"nargs": "+", "help": CORPORA},
+BENCHES = {
+    "speed": "decoding and training beside other libraries, memory, start-up",
+    "decode": "decoders with fewer steps, and why they pay",
+    "theory": "trained models against exact bounds",
+    "pinyin": "pinyin to hanzi by counting, networks and both",
 }
 
 
 def _add_benches(bench: argparse.ArgumentParser) -> None:
     whats = bench.add_subparsers(dest="what", metavar="WHAT", title="what (speed if none)")
-    for what, (text, flags) in BENCHES.items():
-        one = whats.add_parser(what, help=text, description=text)
-        size = one.add_mutually_exclusive_group() if "quick" in flags else one
-        for flag in ("json", "threads", *flags):
-            group = size if flag in ("quick", "large") else one
-            group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
+    benches = {w: whats.add_parser(w, help=text, description=text) for w, text in BENCHES.items()}
+    for one in benches.values():
+        one.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        text = "of torch (2; decode: once 1, once 2)"
+        one.add_argument("--threads", type=int, metavar="N", help=text)
+    add, quick = benches["decode"].add_argument, "a small measurement, in minutes"
+    add("--png", type=Path, metavar="FILE", help="draw a figure there")
+    add("--quick", action="store_true", help=quick)
+    add("--compile", action="store_true", help="also torch.compile, and CUDA graphs")
+    add = benches["pinyin"].add_mutually_exclusive_group().add_argument
+    add("--quick", action="store_true", help=quick)
+    add("--large", action="store_true", help="networks that want a GPU")
+    text = "of words, news (with hsk), file:PATH; default: words, and news if installed"
+    benches["pinyin"].add_argument("--corpus", nargs="+", help=text)
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:

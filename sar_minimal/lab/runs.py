@@ -243,7 +243,9 @@ class Run:
             where = f"{self.out}: holds a run already"
             raise FileExistsError(f"{where}; resume it, or name another folder")
         save(self.model, self.out)
-        write_task(self.task, self.out)
+        vocabularies = {"source": self.task.source.tokens, "target": self.task.target.tokens}
+        about = {"name": self.task.name, "options": self.task.options} | vocabularies
+        write_json(self.out / "task.json", about, ensure_ascii=False, indent=1)
         self.report()  # none from after the checkpoint
 
     def report(self, *rows: Row) -> None:
@@ -307,13 +309,6 @@ def _difference(theirs: object, ours: object) -> str:
         apart = f"{len(set(theirs) ^ set(ours))} in one of them only"
         return f"{len(theirs)} tokens then, {len(ours)} now, {apart}"
     return f"{theirs!r} then, {ours!r} now"
-
-
-def write_task(task: Task, out: Path) -> None:
-    """``task.json``: what ``sar decode`` needs to read text in and write text out."""
-    about = {"name": task.name, "options": task.options}
-    about |= {"source": list(task.source.tokens), "target": list(task.target.tokens)}
-    write_json(out / "task.json", about, ensure_ascii=False, indent=1)
 
 
 def load_run(
