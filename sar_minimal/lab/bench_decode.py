@@ -90,9 +90,7 @@ EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 # ------------------------------------------------------------- texts and models
 def documents(split: Split, lengths: list[int]) -> Split:
     """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
-
-    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few.
-    """
+    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few."""
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
         x: list[int] = []
@@ -281,8 +279,7 @@ def bench_decode(
     png_path: Path | None = None,
     compiled: bool = False,
 ) -> Measured:
-    """Measure, print tables; write them to ``json_path``, part by part, and draw ``png_path``, if
-    given.
+    """Measure, print tables; write them to ``json_path``, part by part, draw ``png_path``, if given.
 
     On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables
     are about the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which

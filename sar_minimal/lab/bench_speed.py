@@ -28,9 +28,7 @@ from .timing import Measured, in_turns, milliseconds, operations, ratio
 
 def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> Row:
     """Milliseconds per step of our ``greedy`` and of the installed peers, and their ratios.
-
-    All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens.
-    """
+    All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens."""
     model = DecoderLM(Config(target_vocab=vocabulary, width=128, layers=4, heads=4)).eval()
     x = torch.randint(4, vocabulary, (batch, prompt))
     calls = {"sar_minimal": lambda: greedy(model, x, new=new)} | _peers(vocabulary, x, new)

@@ -29,8 +29,7 @@ class Models(NamedTuple):
 
 
 def bytes_read(config: Config, B: int, S: int, t: float) -> float:
-    """What one step of ``greedy`` with B rows reads: t positions in the cache, with the new one, S
-    in the source.
+    """What one step of ``greedy`` reads: B rows, t positions cached, with the new one, S of source.
 
     P weights are 4 P bytes whatever B is. L layers have 6 D^2 weights in attention (qkv and out,
     and the source's q and out) and 2 m D^2 in the feed-forward, the head D V. Attention reads keys
@@ -126,8 +125,7 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
     A step is some hundred kernels that take microseconds each, and Python needs longer to call them
     than the GPU to run them; a replay calls none. Only this very x can be decoded with it: nothing
     may wait for the device while it is recorded, so it holds the steps and not the encoder, whose
-    caller checks its ids. (torch.compile's own mode for this, "reduce-overhead", overwrites the
-    keys that the next step reads.)
+    caller checks its ids. (torch.compile's "reduce-overhead" overwrites keys that are still read.)
     """
     if not torch.cuda.is_available():
         return [{"compiled": "CUDA graphs", "result": "not measured: no CUDA"}]

@@ -14,7 +14,7 @@ import json
 import math
 import operator
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,18 +231,3 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
     if row.seeds and max(map(len, values.values())) < len(used):
         raise Refusal(f"{row.id}: expected a value for each of the {len(used)} seeds, got fewer")
     return Verdict(row, values, used)
-
-
-def complaints(row: Claim, written: Collection[str]) -> list[str]:
-    """What is wrong with a claim's records; ``written``: the chapters that exist."""
-    due = [] if row.is_open else sorted(set(row.chapters) & set(written))
-    there = [r.chapter for r in row.measured]
-    wrong = [] if there == due else [f"{row.id}: expected records of {due}, got {there}"]
-    for r in row.measured:
-        if r.size not in ("fast", "full"):
-            wrong.append(f"{row.id}, {r.chapter}: expected a size of fast or full, got {r.size!r}")
-        try:
-            hold(row, r.values, r.seeds)
-        except (ValueError, ClaimFailed) as error:
-            wrong.append(f"record of {r.chapter}: {error}")
-    return wrong

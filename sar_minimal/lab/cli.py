@@ -37,9 +37,7 @@ RAW = argparse.RawDescriptionHelpFormatter
 
 def parser(training: bool = False) -> argparse.ArgumentParser:
     """What is understood, command by command; ``COMMANDS`` has a function for each.
-
-    training: with the options of ``sar train``, which are read off the models, and so need torch.
-    """
+    training: with the options of ``sar train``, which are read off the models, and so need torch."""
     text = "Shifted autoregressive models, small enough to read."
     main = argparse.ArgumentParser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")

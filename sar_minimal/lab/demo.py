@@ -49,9 +49,7 @@ def compare(
     task: Task, sar: Model, ar: Model, spent: dict[str, float], sample: int = 100
 ) -> list[Row]:
     """Every decoder on the test split: characters and sentences right, ms a sentence alone.
-
-    spent: seconds of training by kind. sample: so many sentences are timed, one at a time.
-    """
+    spent: seconds of training by kind. sample: so many sentences are timed, one at a time."""
     few, device = task.test.x[:sample], next(sar.parameters()).device
     rows: list[Row] = []
 

@@ -48,9 +48,7 @@ def claim(
 
 def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     """Keep a measurement in the chapter's own file, in place of its earlier one of that claim.
-
-    Raises ValueError when the ledger does not know that the chapter makes the claim.
-    """
+    Raises ValueError when the ledger does not know that the chapter makes the claim."""
     row = verdict.claim
     its = f"one of its chapters, {', '.join(row.chapters)}"
     expect(chapter in row.chapters, f"{row.id}: SAR_RECORD", its, chapter)

@@ -29,9 +29,7 @@ MUTED = (".", "<s>", "<pad>")
 @cache
 def hanzi_font() -> str | None:
     """The name of a font with hanzi: one of the system's, else the one mplfonts brings, else None.
-
-    None comes with a warning; ``label`` then writes pinyin.
-    """
+    None comes with a warning; ``label`` then writes pinyin."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     for name in CJK:
         if name in installed:

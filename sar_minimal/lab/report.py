@@ -25,9 +25,7 @@ TITLES = {
 
 def select(ids: Iterable[str], path: Path = LEDGER) -> list[Claim]:
     """The claims with these ids, in the ledger's order; all of them if no id is given.
-
-    Raises ValueError, listing the ids there are, for one that is not there.
-    """
+    Raises ValueError, listing the ids there are, for one that is not there."""
     rows, wanted = ledger(path), {id.upper() for id in ids}
     if unknown := sorted(wanted - set(rows)):
         raise Refusal(f"{', '.join(unknown)}: no such claim; the ledger has {', '.join(rows)}")

@@ -53,9 +53,7 @@ def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """The model that ``save`` wrote, in evaluation mode.
-
-    Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says.
-    """
+    Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says."""
     config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
     for path in (config, weights):
         if not path.is_file():
@@ -315,9 +313,7 @@ def load_run(
     out: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[Model, Vocab, Vocab, dict[str, Any]]:
     """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
-
-    Raises FileNotFoundError or DamagedCheckpoint, naming the file.
-    """
+    Raises FileNotFoundError or DamagedCheckpoint, naming the file."""
     out = Path(out)
     model, path = load(out, device), out / "task.json"
     if not path.is_file():
