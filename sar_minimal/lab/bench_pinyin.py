@@ -52,8 +52,8 @@ class Plan:
     """What is trained and measured. Raises ValueError, naming the field.
 
     steps, tokens, rate, mixed: of the ``Recipe``; width, layers, heads, dropout: of every network;
-    seeds: each trains them all. lexicon: so many words are in the dictionary that draws ``words``;
-    test, tune: test and validation sentences, evenly spaced (None: all); timed: decoded one by one.
+    seeds: each trains them all. lexicon: words of the dictionary that draws ``words``; test, tune:
+    test and validation sentences, evenly spaced (None: all of them); timed: decoded one by one.
     """
 
     steps: int = 1200

@@ -29,7 +29,7 @@ class Models(NamedTuple):
 
 
 def bytes_read(config: Config, B: int, S: int, t: float) -> float:
-    """What one step of ``greedy`` reads: B rows, t positions cached, with the new one, S of source.
+    """What one step of ``greedy`` reads, with B rows, t positions cached, the new one too, S of x.
 
     P weights are 4 P bytes whatever B is. L layers have 6 D^2 weights in attention (qkv and out,
     and the source's q and out) and 2 m D^2 in the feed-forward, the head D V. Attention reads keys
@@ -130,19 +130,19 @@ def graph_rows(ar: EncoderDecoderAR, T: int, rounds: int, batches=(1, 64, 1024))
     if not torch.cuda.is_available():
         return [{"compiled": "CUDA graphs", "result": "not measured: no CUDA"}]
     ar, rows = copy.deepcopy(ar).cuda(), []
+
+    def whole(call: Callable[[], object]) -> None:
+        call()
+        torch.cuda.synchronize()
+
     for B in batches:
         x = torch.randint(4, ar.config.source_vocab, (B, T), device="cuda")
         steps, replay, tokens, first = _recorded(ar, x)
-        times = in_turns({"plain": partial(_whole, steps), "fast": partial(_whole, replay)}, rounds)
+        times = in_turns({"plain": partial(whole, steps), "fast": partial(whole, replay)}, rounds)
         row = _row("CUDA graphs", "greedy", T, B) | {"first use, seconds": first}
-        row |= {"times as fast": ratio(times["plain"], times["fast"])}
+        row["times as fast"] = ratio(times["plain"], times["fast"])
         rows.append(row | {"same": float((tokens == greedy(ar, x).tokens).float().mean())})
     return rows
-
-
-def _whole(call: Callable[[], object]) -> None:
-    call()
-    torch.cuda.synchronize()
 
 
 @torch.inference_mode()

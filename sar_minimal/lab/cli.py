@@ -101,8 +101,11 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
+    """The fields of ``Recipe`` and ``Config`` and the options of each kind are its options."""
+    from ..blocks import Config
     from ..kinds import KINDS
     from ..tasks import TASKS
+    from ..training import Recipe
 
     kinds = [f"  {name:11} {_doc(kind.model).splitlines()[0]}" for name, kind in KINDS.items()]
     train.epilog, add = "\n".join(["models:", *kinds]), train.add_argument
@@ -111,15 +114,6 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
     add("--resume", action="store_true", help="go on from the checkpoint in DIR")
     add("--corpus", help="for pinyin: words (default), news, file:PATH")
-    for name, how in _options().items():
-        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
-
-
-def _options() -> dict[str, dict[str, Any]]:
-    """How argparse reads the fields of ``Recipe`` and ``Config`` and the options of each kind."""
-    from ..blocks import Config
-    from ..kinds import KINDS
-    from ..training import Recipe
 
     owners = [("", Recipe), ("", Config), *((f"{n}: ", k.model) for n, k in KINDS.items())]
     takers: dict[str, list[tuple[str, Any, type]]] = {}  # of an option: kind, default, class
@@ -127,15 +121,13 @@ def _options() -> dict[str, dict[str, Any]]:
         for name, parameter in inspect.signature(owner).parameters.items():
             if parameter.default is not parameter.empty and name != "source_vocab":
                 takers.setdefault(name, []).append((kind, parameter.default, owner))
-    flags = {}
     for name, those in takers.items():
         _, default, owner = those[0]
         values = ", ".join(f"{kind}{value}" for kind, value, _ in those)
-        text = f"{_explained(name, owner)} ({values})".strip()
-        shape = {"type": type(default), "metavar": type(default).__name__.upper()}
-        how = {"action": "store_true"} if default is False else shape
-        flags[name] = how | {"help": text.replace("%", "%%")}
-    return flags
+        text = f"{_explained(name, owner)} ({values})".strip().replace("%", "%%")
+        how: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
+        how = {"action": "store_true"} if default is False else how
+        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **how)
 
 
 def _explained(name: str, owner: type) -> str:

@@ -33,11 +33,12 @@ def flagship(kind: str) -> dict[str, Any]:
     return FLAGSHIP | ({"mask": "full"} if kind == "sar" else {})
 
 
+Decoders = Mapping[str, Callable[..., Decoded]]  # name to decode(x, lengths)
 NGRAMS = ("most frequent hanzi", "bigram", "trigram")  # of orders 1, 2, 3
 
 
-def neural_decoders(sar: Model, ar: Model) -> dict[str, Callable[..., Decoded]]:
-    """Name to ``decode(x, lengths)``, for a one-pass and an autoregressive model of one task."""
+def neural_decoders(sar: Model, ar: Model) -> Decoders:
+    """For a one-pass and an autoregressive model of one task."""
     return {
         "SAR, one pass": partial(one_pass, sar),
         "AR, greedy": partial(greedy, ar),
@@ -66,13 +67,14 @@ def compare(
     }
     lexicon = Lexicon.from_model(word_model(), task.source, task.target)
     for name, search in (searches | {"word lattice of jieba's dictionary": lexicon}).items():
-        times = [seconds(partial(search.decode, [x])) for x in few]
-        add(name, search.decode(task.test.x), times)
+        texts = search.decode(task.test.x)
+        add(name, texts, [seconds(partial(search.decode, [x])) for x in few])
     for name, decode in neural_decoders(sar, ar).items():
         kind, model = ("sar", sar) if name.startswith("SAR") else ("ar", ar)
+        texts = convert(decode, task.test, device)
         alone = [timed(partial(decode, torch.tensor([x], device=device))) for x in few]
         steps, size = statistics.mean(d.steps for d, _ in alone), model.number_of_parameters()
-        texts, times = convert(decode, task.test, device), [t for _, t in alone]
+        times = [took for _, took in alone]
         add(name, texts, times, steps=steps, parameters=size, seconds=spent[kind])
     return rows
 
@@ -106,9 +108,7 @@ knows the dictionary that the sentences were drawn from, word by word; the other
 text alone."""
 
 
-def prompt(
-    task: Task, decoders: Mapping[str, Callable[..., Decoded]], device: str | torch.device
-) -> None:
+def prompt(task: Task, decoders: Decoders, device: str | torch.device) -> None:
     """Read pinyin, print each decoder's hanzi with how sure it is of them, until an empty line."""
     print("\nType pinyin, as in: wo ai bei jing. An empty line ends.")
     while True:

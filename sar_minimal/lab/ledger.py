@@ -52,10 +52,8 @@ def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     row = verdict.claim
     its = f"one of its chapters, {', '.join(row.chapters)}"
     expect(chapter in row.chapters, f"{row.id}: SAR_RECORD", its, chapter)
-    values = {
-        name: [_rounded(v, row.supports[name]) for v in numbers]
-        for name, numbers in verdict.measured.items()
-    }
+    asked, measured = row.supports, verdict.measured
+    values = {name: [_rounded(v, asked[name]) for v in some] for name, some in measured.items()}
     size, seeds = "full" if FULL else "fast", list(verdict.seeds)
     new = Record(chapter, date.today().isoformat(), size, seeds, _device(), _commit(), values)
     file = path.parent / "measured" / f"{chapter}.json"
