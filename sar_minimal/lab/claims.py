@@ -89,10 +89,7 @@ class Claim:
             expected = "expected at least one measurement that supports the verdict"
             raise Refusal(f"{self.id}: {expected}, got none")
         for name, condition in self.supports.items():
-            try:
-                _read(condition)
-            except ValueError as error:
-                raise Refusal(f"{self.id}: {name}: {error}") from error
+            _read(condition, f"{self.id}: {name}")
 
     @property
     def is_open(self) -> bool:
@@ -148,16 +145,16 @@ def measured_in(file: Path) -> dict[str, Record]:
         raise Refusal(f"{file.name}: {wrong}") from error
 
 
-def _read(condition: str) -> tuple[str, float]:
+def _read(condition: str, name: str) -> tuple[str, float]:
     sign, _, bound = condition.partition(" ")
     if sign in SIGNS:
         with suppress(ValueError):
             return sign, float(bound)
-    raise Refusal(f"expected a condition such as '<= 1e-6', got {condition!r}")
+    raise Refusal(f"{name}: expected a condition such as '<= 1e-6', got {condition!r}")
 
 
 def meets(value: float, condition: str) -> bool:
-    sign, bound = _read(condition)
+    sign, bound = _read(condition, "condition")
     return SIGNS[sign](value, bound)
 
 

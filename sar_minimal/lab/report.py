@@ -109,24 +109,19 @@ def page(path: Path = LEDGER) -> str:
     except ImportError as error:
         missing = 'nbformat is not installed: pip install "sar-minimal[book]"'
         raise MissingPackage(missing, name="nbformat") from error
-    claims, sections = select([], path), defaultdict(list)  # of the document: 1, 2, ...
+    claims, rows = select([], path), []
+    sections = defaultdict(list)  # of the document: 1, 2, ...
     for c in claims:
-        sections[re.split("[.,]", c.section)[0]].append(c)
-    texts = [_intro(claims)] + [
-        "\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *map(_details, chosen)])
-        for key, chosen in sorted(sections.items())
-    ]
+        rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
+        sections[re.split("[.,]", c.section)[0]].append(_details(c))
+    table = as_markdown(["id", "section", "claim", "verdict", "chapter"], rows)
+    texts = [INTRO.format(counts=count(claims), table=table)]
+    for key, details in sorted(sections.items()):
+        texts.append("\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *details]))
     cells = [v4.new_markdown_cell(text, id=f"ledger{n:02}") for n, text in enumerate(texts)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return writes(v4.new_notebook(cells=cells, metadata=metadata)) + "\n"
-
-
-def _intro(claims: list[Claim]) -> str:
-    columns, rows = ["id", "section", "claim", "verdict", "chapter"], []
-    for c in claims:
-        rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
-    return INTRO.format(counts=count(claims), table=as_markdown(columns, rows))
 
 
 INTRO = """# The ledger of claims
@@ -145,9 +140,8 @@ def _details(c: Claim) -> str:
     """A claim, and what was measured for it."""
     settled = f"**{c.verdict}**: {_plain(c.because)}"
     verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
-    facts = {"Formally": _plain(c.formal), "Experiment": _plain(c.experiment), "Verdict": verdict}
-    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})"]
-    parts.append("\n".join(f"- {name}: {fact}" for name, fact in facts.items()))
+    facts = f"- Formally: {_plain(c.formal)}\n- Experiment: {_plain(c.experiment)}"
+    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})", f"{facts}\n- Verdict: {verdict}"]
     for r in c.measured:
         parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
         rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]

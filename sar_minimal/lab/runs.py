@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ..autoregressive import Autoregressive
 from ..blocks import Config, Model
-from ..data import Batch, Task, Vocab
+from ..data import Task, Vocab
 from ..errors import Refusal
 from ..kinds import KINDS
 from ..tasks.files import write_atomically, write_json
@@ -154,18 +154,20 @@ def _finish(run: "Run", bar: tqdm, asked: threading.Event) -> None:
     """The steps that are left. Raises Interrupted, behind a checkpoint, once it was ``asked``."""
     recipe, validation = run.recipe, run.task.validation
     began = time.perf_counter() - run.seconds  # as if the run had never stopped
-    window, data = Window(run.step, run.seconds), endless(run.task.train, recipe, run.step)
-    for loss, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
+    data, window = endless(run.task.train, recipe, run.step), Window(run.step, run.seconds)
+    for value, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
         run.step, run.seconds = run.step + 1, time.perf_counter() - began
-        window.add(loss, batch)
+        window.loss, window.tokens = window.loss + value, window.tokens + int(batch.y_lengths.sum())
         bar.update()
         last = run.step == recipe.steps
         if run.step % recipe.report == 0 or last:
-            row = window.row(run) | {"rate": recipe.rate_at(run.step - 1)}
+            loss = float(window.loss) / (run.step - window.step)
+            speed = window.tokens / max(run.seconds - window.seconds, 1e-9)
+            row: Row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
+            row |= {"seconds": run.seconds, "rate": recipe.rate_at(run.step - 1)}
             window, judged = Window(run.step, run.seconds), last and len(validation)
             run.report(row | {"validation": evaluate(run.model, validation) if judged else None})
-            speed = f"{row['tokens_per_second']:.0f}/s"
-            bar.set_postfix(loss=f"{row['loss']:.3f}", tokens=speed)
+            bar.set_postfix(loss=f"{loss:.3f}", tokens=f"{speed:.0f}/s")
             run.seconds = time.perf_counter() - began
         if run.step % recipe.checkpoint == 0 or last or asked.is_set():
             run.keep()
@@ -192,15 +194,6 @@ class Window:
     seconds: float
     tokens: int = 0
     loss: float | Tensor = 0.0  # the sum stays on the device, so no step waits
-
-    def add(self, loss: Tensor, batch: Batch) -> None:
-        self.loss = self.loss + loss
-        self.tokens += int(batch.y_lengths.sum())
-
-    def row(self, run: "Run") -> Row:
-        loss = float(self.loss) / (run.step - self.step)
-        speed = self.tokens / max(run.seconds - self.seconds, 1e-9)
-        return dict(step=run.step, loss=loss, tokens_per_second=speed, seconds=run.seconds)
 
 
 @dataclass
