@@ -17,8 +17,8 @@ def bench_theory(steps: int = 3500, length: int = 6) -> Iterator[Row]:
     far above its exact bound is each (law 9), and after how many seconds?"""
     task = load_task("homophone", length=length, sizes=(steps * 1024 // length, 1, 1))
     recipe = Recipe(steps=steps, tokens=1024, rate=4e-3)
-    for kind, own in (("sar", {"mask": "causal"}), ("sar", {"mask": "full"}), ("ar", {})):
-        options: dict[str, Any] = own
+    kinds: list[tuple[str, dict[str, Any]]] = [("sar", {"mask": m}) for m in ("causal", "full")]
+    for kind, options in [*kinds, ("ar", {})]:
         model = make_model(kind, task, width=64, layers=2, heads=4, **options)
         metrics = train(model, task, recipe, progress=False)
         name = type(model).__name__ + "".join(f", {k} {v}" for k, v in options.items())

@@ -70,7 +70,7 @@ def _in_processes(runs: list[Run], most: int) -> list[list[Row]]:
     fork, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(most, len(runs)), fork, _begin, (runs,))
     try:
-        # From Python 3.12 on there is one of the threads that a fork leaves behind.
+        # From Python 3.12 on a fork warns of the threads that it leaves behind.
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             answers = [pool.submit(_in_child, index) for index in range(len(runs))]
         for answer in as_completed(answers):
