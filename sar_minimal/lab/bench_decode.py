@@ -321,7 +321,6 @@ def bench_decode(
 
 
 def _at_each(grid: Grid, measure: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of ``measure`` at each number of threads."""
     rows = []
     for number in grid.threads:
         torch.set_num_threads(number)

@@ -137,7 +137,6 @@ same in a terminal.
 
 
 def _details(c: Claim) -> str:
-    """A claim, and what was measured for it."""
     settled = f"**{c.verdict}**: {_plain(c.because)}"
     verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
     facts = f"- Formally: {_plain(c.formal)}\n- Experiment: {_plain(c.experiment)}"
