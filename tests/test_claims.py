@@ -19,7 +19,7 @@ import torch
 
 from sar_minimal.lab import claims, report
 from sar_minimal.lab import ledger as records
-from sar_minimal.lab.claims import ClaimFailed, Record, Verdict, complaints, ledger
+from sar_minimal.lab.claims import ClaimFailed, Record, Verdict, hold, ledger
 from sar_minimal.lab.ledger import claim
 
 CHAPTERS = sorted((Path(__file__).parents[1] / "chapters").glob("[0-9]*.ipynb"))
@@ -56,6 +56,21 @@ def calls(path):
             shown = [o.get("data", {}).get("text/plain", []) for o in cell["outputs"]]
             for i in CALL.findall("".join(cell["source"])):
                 yield i, "".join(line for lines in shown for line in lines)
+
+
+def complaints(row, written):
+    """What is wrong with a claim's records; ``written``: the chapters that exist."""
+    due = [] if row.is_open else sorted(set(row.chapters) & set(written))
+    there = [r.chapter for r in row.measured]
+    wrong = [] if there == due else [f"{row.id}: expected records of {due}, got {there}"]
+    for r in row.measured:
+        if r.size not in ("fast", "full"):
+            wrong.append(f"{row.id}, {r.chapter}: expected a size of fast or full, got {r.size!r}")
+        try:
+            hold(row, r.values, r.seeds)
+        except (ValueError, ClaimFailed) as error:
+            wrong.append(f"record of {r.chapter}: {error}")
+    return wrong
 
 
 # ---------------------------------------------------------------- the book's own ledger

@@ -6,19 +6,22 @@ over turns (``timing.py``). Why parallel decoding stops paying: ``bench_step.py`
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..algorithm1 import one_pass
+from ..algorithm1 import DualStreamSAR, one_pass
 from ..blocks import Block
-from ..checks import Refusal, check_whole
+from ..checks import check_whole
 from ..data import SPECIALS, Decoded, Split, Task, accuracy
 from ..decoding import beam, greedy
+from ..errors import Refusal, expect
 from ..kinds import make_model
 from ..masked import mask_predict
 from ..speculation import draft_and_verify, jacobi
@@ -29,8 +32,8 @@ from .bench_speed import bench_greedy
 from .bench_step import Models, compiled_rows, step_rows
 from .demo import flagship
 from .runs import train
-from .tables import as_text
-from .timing import Measured, in_turns, milliseconds, ratio, seconds
+from .tables import Row, as_text
+from .timing import Measured, in_turns, milliseconds, ratio, timed
 
 FASTER, BARE, OVER = "times as fast as greedy", "one pass / bare forward", "over budget"
 DRAFT, PEER = "draft and verify", "greedy / transformers"
@@ -56,24 +59,23 @@ class Grid:
     rounds: int = 5
     sizes: tuple[int, int, int] = (60_000, 0, 12_500)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("lengths", "batches", "threads"):
             values = getattr(self, name)
             if not values:
                 raise Refusal(f"{name}: expected at least one number, got none")
             for value in values:
                 check_whole(name, value)
-            if list(values) != sorted(set(values)):
-                raise Refusal(f"{name}: expected each once, in rising order, got {values!r}")
+            expect(list(values) == sorted(set(values)), name, "each once, in rising order", values)
         for name in ("steps", "rounds"):
             check_whole(name, getattr(self, name))
-        if not self.budget > 0:
-            raise Refusal(f"budget: expected seconds > 0, got {self.budget!r}")
+        expect(self.budget > 0, "budget", "seconds > 0", self.budget)
 
 
 SMALL_GRID = Grid((8, 64), (1, 16, 64), (1,), steps=150, budget=2.0, rounds=3)
 
-DECODERS: dict[str, Callable[[Models, Tensor], Decoded]] = {
+Decoder = Callable[[Models, Tensor], Decoded]
+DECODERS: dict[str, Decoder] = {
     "greedy": lambda m, x: greedy(m.ar, x),
     "one pass": lambda m, x: one_pass(m.sar, x),
     "jacobi": lambda m, x: jacobi(m.ar, x),
@@ -86,16 +88,13 @@ EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 
 
 # ------------------------------------------------------------- texts and models
-
-
 def documents(split: Split, lengths: list[int]) -> Split:
     """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
-
-    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few.
-    """
+    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few."""
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
-        x, y = [], []
+        x: list[int] = []
+        y: list[int] = []
         while len(x) < n:
             more = next(pairs, None)
             if more is None:
@@ -118,17 +117,19 @@ def flagships(grid: Grid) -> tuple[Task, Models, dict[str, float]]:
     high = max(grid.lengths)
     documented = replace(task, train=_spread(task.train, min(grid.lengths), high))
     recipe = Recipe(steps=grid.steps + grid.steps // 2, short=grid.steps, tokens=max(1024, high))
-    models, spent = {}, {}
+    models: dict[str, Any] = {}
+    spent: dict[str, float] = {}
     for kind in Models._fields:  # room: <s> and all of y
-        models[kind] = make_model(kind, task, max_length=high + 1, **flagship(kind))
-        spent[kind] = train(models[kind], documented, recipe, progress=False)[-1]["seconds"]
-        models[kind].cpu()
+        model = make_model(kind, task, max_length=high + 1, **flagship(kind))
+        spent[kind] = train(model, documented, recipe, progress=False)[-1]["seconds"]
+        models[kind] = model.cpu()
     return documented, Models(**models), spent
 
 
 def _spread(split: Split, low: int, high: int) -> Split:
     """Documents of the whole split, their lengths evenly over the logarithm of low..high."""
-    generator, lengths, tokens = torch.Generator().manual_seed(0), [], sum(map(len, split.x))
+    generator, tokens = torch.Generator().manual_seed(0), sum(map(len, split.x))
+    lengths: list[int] = []
     while True:
         n = round(low * (high / low) ** float(torch.rand((), generator=generator)))
         tokens -= n + max(map(len, split.x))  # what a document takes, with what is cut off it
@@ -138,17 +139,18 @@ def _spread(split: Split, low: int, high: int) -> Split:
 
 
 # ------------------------------------------------------------- the grid
-
-
 @contextmanager
 def positions_read(models: Models) -> Iterator[list[int]]:
     """Collects how many positions each pass of a decoder takes through its layers. An encoder's do
     not count: it reads x once, whoever decodes."""
-    read, hooks = [], []
-    for layers in (models.ar.layers, models.sar, models.masked):
-        first = next(module for module in layers.modules() if isinstance(module, Block))
-        hook = first.register_forward_pre_hook(lambda _, h: read.append(h[0][..., 0].numel()))
-        hooks.append(hook)
+    read: list[int] = []
+
+    def count(_: object, inputs: tuple[Tensor, ...]) -> None:
+        read.append(inputs[0][..., 0].numel())
+
+    layers = (models.ar.layers, models.sar, models.masked)
+    firsts = [next(m for m in some.modules() if isinstance(m, Block)) for some in layers]
+    hooks = [first.register_forward_pre_hook(count) for first in firsts]
     try:
         yield read
     finally:
@@ -156,70 +158,62 @@ def positions_read(models: Models) -> Iterator[list[int]]:
             hook.remove()
 
 
-def cell(models: Models, test: Split, B: int, grid: Grid, last: dict[str, tuple]) -> list[dict]:
+def cell(models: Models, test: Split, B: int, grid: Grid, last: dict[str, tuple]) -> list[Row]:
     """One row per decoder, for documents of one length T, B at a time.
 
     A call decodes all of ``test`` (a multiple of B documents). last: each decoder's (B, seconds per
     batch) at the next smaller B, kept up to date here: it predicts how long a call takes.
     """
     xs = torch.tensor(test.x, device=next(models.sar.parameters()).device).split(B)
-    calls = {n: lambda d=d: _decode(models, d, xs) for n, d in DECODERS.items()}
-    calls["bare forward"] = lambda: _forward(models.sar, xs)
-    decoded, work, times, over = {}, {}, {}, {}
+    calls: dict[str, Any] = {n: partial(_decode, models, d, xs) for n, d in DECODERS.items()}
+    calls["bare forward"] = partial(_forward, models.sar, xs)
+    cost = {"T": len(test.x[0]), "B": B, "threads": torch.get_num_threads()}
+    rows: dict[str, Row] = {name: {"decoder": name} | cost for name in calls}
+    decoded, work, times = {}, {}, {}
     for name, call in calls.items():
         smaller, once = last.get(name, (B, 0.0))
         if (predicted := once * B / smaller * len(xs)) > grid.budget:
-            over[name] = predicted
+            rows[name][OVER] = predicted
             continue
         with positions_read(models) as read:
-            times[name] = [seconds(lambda n=name, c=call: decoded.update({n: c()}))]
-        work[name] = sum(read) / sum(map(len, test.x))
-    together = sum(t for (t,) in times.values())  # 0: not one decoder is within the budget
+            decoded[name], spent = timed(call)
+        times[name], work[name] = [spent], sum(read) / sum(map(len, test.x))
+    together = sum(spent for (spent,) in times.values())  # 0: no decoder is within the budget
     rounds = min(grid.rounds, int(grid.budget / together)) if together else 0
     if rounds:  # a round that takes so long has no use for another one to warm up
         times = in_turns({name: calls[name] for name in times}, rounds, warm=False)
     last |= {n: (B, statistics.median(t) / len(xs)) for n, t in times.items()}
-    cost = {"T": len(test.x[0]), "B": B, "threads": torch.get_num_threads()}
-    rows = []
-    for name in DECODERS:
-        row = {"decoder": name} | cost
-        if name in over:
-            rows.append(row | {OVER: over[name]})
-            continue
-        row["ms"] = milliseconds(times[name]) / len(xs)
-        row["tokens a second"] = 1e3 * B * row["T"] / row["ms"]
-        row[FASTER] = ratio(times["greedy"], times[name]) if "greedy" in times else None
+    bare, slow = times.pop("bare forward", None), times.get("greedy")
+    for name, took in times.items():
+        row, ms = rows[name], milliseconds(took) / len(xs)
+        row |= {"ms": ms, "tokens a second": 1e3 * B * row["T"] / ms}
+        row[FASTER] = ratio(slow, took) if slow else None
         row["steps"] = statistics.mean(d.steps for d in decoded[name])
-        row |= {"work": work[name], "characters": accuracy(_tokens(decoded[name]), test.y)[0]}
+        tokens = torch.cat([d.tokens for d in decoded[name]]).tolist()
+        row |= {"work": work[name], "characters": accuracy(tokens, test.y)[0]}
         row["rounds"] = max(rounds, 1)
-        if name in EXACT and "greedy" in times:
+        if name in EXACT and slow:
             row["same"], row["gap"] = agreement(decoded["greedy"], decoded[name])
-        if name == "one pass" and "bare forward" in times:
-            row[BARE] = ratio(times[name], times["bare forward"])
-        rows.append(row)
-    return rows
+        if name == "one pass" and bare:
+            row[BARE] = ratio(took, bare)
+    return [rows[name] for name in DECODERS]
 
 
-def _decode(models, decode, xs):
+def _decode(models: Models, decode: Decoder, xs: Sequence[Tensor]) -> list[Decoded]:
     decoded = [decode(models, x) for x in xs]
     decoded[-1].tokens.cpu()  # waits for a GPU; so below
     return decoded
 
 
 @torch.inference_mode()
-def _forward(sar, xs):
+def _forward(sar: DualStreamSAR, xs: Sequence[Tensor]) -> None:
     logits = [sar(x) for x in xs]
     logits[-1][..., 0].cpu()
 
 
-def _tokens(decoded: list[Decoded]) -> list[list[int]]:
-    return torch.cat([d.tokens for d in decoded]).tolist()
-
-
 def agreement(one: list[Decoded], other: list[Decoded]) -> tuple[float, float]:
     """Of two decodings of the same rows: the share of equal tokens, and how far apart in nats the
-    two tokens are where a row differs first, the largest of all (0 if none does). Behind that place
-    rows go their own ways."""
+    two tokens are where a row differs first (the largest; 0 if none does). Then rows part."""
     a, b = (torch.cat([d.tokens for d in decoded]) for decoded in (one, other))
     p, q = (torch.cat([d.log_probs for d in decoded]) for decoded in (one, other))
     apart = a != b
@@ -228,26 +222,23 @@ def agreement(one: list[Decoded], other: list[Decoded]) -> tuple[float, float]:
     return float((~apart).float().mean()), float(gap.max()) if len(gap) else 0.0
 
 
-def cells(models: Models, test: Split, grid: Grid) -> Iterator[list[dict]]:
+def cells(models: Models, test: Split, grid: Grid) -> Iterator[list[Row]]:
     """``cell`` for all of the grid, at each number of threads."""
     for threads in grid.threads:
         torch.set_num_threads(threads)
         for T in grid.lengths:
-            last = {}
+            last: dict[str, tuple] = {}
             for B in grid.batches:
                 yield cell(models, documents(test, [T] * B * calls_of(B, T)), B, grid, last)
 
 
 def calls_of(B: int, T: int) -> int:
-    """How many batches of B documents make one figure: a single text is luck, 2048 tokens less
-    so."""
+    """How many batches of B documents make one figure: one text is luck, 2048 tokens less so."""
     return max(1, min(32, 2048 // (B * T)))
 
 
 # ------------------------------------------------------------- the goals
-
-
-def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
+def goals(rows: list[Row], peers: list[Row]) -> list[Row]:
     """The goals for one text at a time: what was measured, whether it is met and by how much."""
     ours = "transformers / ours"
     alone = [row for row in rows if row["B"] == 1]
@@ -265,33 +256,30 @@ def goals(rows: list[dict], peers: list[dict]) -> list[dict]:
     return judged
 
 
-def pays_until(rows: list[dict]) -> list[dict]:
-    """The largest B at which a decoder is faster than greedy, for each length and number of
-    threads."""
-    groups, lines = {}, {}
+def pays_until(rows: list[Row]) -> list[Row]:
+    """The largest B at which a decoder beats greedy, for each length and number of threads."""
+    faster: dict[tuple, dict[int, float]] = {}
+    lines: dict[tuple, Row] = {}
     for row in rows:
         if row["decoder"] not in ("greedy", "beam 4") and row.get(FASTER):
             key = row["threads"], row["decoder"], row["T"]
-            groups.setdefault(key, {})[row["B"]] = row[FASTER]
-    for (threads, decoder, T), faster in groups.items():
+            faster.setdefault(key, {})[row["B"]] = row[FASTER]
+    for (threads, decoder, T), at in faster.items():
         line = lines.setdefault((threads, decoder), {"decoder": decoder, "threads": threads})
-        paying = [B for B, times in faster.items() if times > 1]
-        plus = "+" * (max(faster) in paying)
+        paying = [B for B, times in at.items() if times > 1]
+        plus = "+" * (max(at) in paying)
         line[f"T {T}"] = f"{max(paying)}{plus}" if paying else "never"
     return list(lines.values())
 
 
 # ------------------------------------------------------------- the whole
-
-
 def bench_decode(
     grid: Grid | None = None,
     json_path: Path | None = None,
     png_path: Path | None = None,
     compiled: bool = False,
 ) -> Measured:
-    """Measure, print tables; write them to ``json_path``, part by part, and draw ``png_path``, if
-    given.
+    """Measure, print tables; write them to ``json_path``, part by part, draw ``png_path``, if given.
 
     On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables
     are about the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which
@@ -302,42 +290,42 @@ def bench_decode(
     if png_path is not None:
         package_folder("matplotlib", "book")
     on_cpu = device.type == "cpu"
-    if not on_cpu:
-        grid = replace(grid, threads=grid.threads[:1])
+    grid = grid if on_cpu else replace(grid, threads=grid.threads[:1])
     torch.set_num_threads(max(grid.threads))
     tables = Measured(json_path, **asdict(grid), device=str(device))
     task, models, spent = flagships(grid)
-    row = {f"{kind}, seconds": s for kind, s in spent.items()}
+    row: Row = {f"{kind}, seconds": s for kind, s in spent.items()}
     row["hanzi"] = len(task.target) - len(SPECIALS)
-    row["longest document"] = max(map(len, task.train.x))
-    tables.show("training", [row], NOTES["training"])
-    models, rows = Models(*(m.to(device) for m in models)), []
+    tables.show("training", [row | {"longest document": max(map(len, task.train.x))}], NOTES)
+    for model in models:
+        model.to(device)
     print(f"\nDECODERS. {NOTES['decoders']}")
-    for more in cells(models, task.test, grid):
-        rows += more
-        tables.keep("decoders", rows)
-        print(f"\n{as_text(more)}", flush=True)
+    tables["decoders"] = []
+    for rows in cells(models, task.test, grid):
+        tables.keep("decoders", tables["decoders"] + rows)
+        print(f"\n{as_text(rows)}", flush=True)
     T, rounds = min(grid.lengths[-1], 32), grid.rounds
-    for name, wanted, measure in (
-        ("peers", on_cpu, lambda: [bench_greedy(B) for B in (1, 32)]),
-        ("a step", on_cpu, lambda: step_rows(models.ar, grid.batches, T, rounds)),
-        ("compiled", compiled, lambda: compiled_rows(models, T, rounds)),
-    ):
-        if wanted:
-            tables.show(name, list(_at_each(grid.threads, measure)), NOTES[name])
-    tables.show("pays until B", pays_until(rows), NOTES["pays until B"])
     if on_cpu:
-        tables.show("goals", goals(rows, tables["peers"]), NOTES["goals"])
+        tables.show("peers", _at_each(grid, lambda: [bench_greedy(B) for B in (1, 32)]), NOTES)
+        steps = _at_each(grid, lambda: step_rows(models.ar, grid.batches, T, rounds))
+        tables.show("a step", steps, NOTES)
+    if compiled:
+        tables.show("compiled", _at_each(grid, lambda: compiled_rows(models, T, rounds)), NOTES)
+    tables.show("pays until B", pays_until(tables["decoders"]), NOTES)
+    if on_cpu:
+        tables.show("goals", goals(tables["decoders"], tables["peers"]), NOTES)
     print(f"\n{tables.minutes:.1f} minutes in all")
     if png_path is not None:
         write_atomically(Path(png_path), picture(tables))
     return tables
 
 
-def _at_each(threads: tuple[int, ...], measure: Callable[[], list[dict]]) -> Iterator[dict]:
-    for number in threads:
+def _at_each(grid: Grid, measure: Callable[[], list[Row]]) -> list[Row]:
+    rows = []
+    for number in grid.threads:
         torch.set_num_threads(number)
-        yield from measure()
+        rows += measure()
+    return rows
 
 
 NOTES = {
@@ -363,9 +351,7 @@ steps of greedy recorded as one.""",
 
 
 # ------------------------------------------------------------- the figure
-
-
-def picture(tables: dict[str, list[dict]]) -> bytes:
+def picture(tables: Mapping[str, list[Row]]) -> bytes:
     """A PNG: how much faster than greedy each decoder is, against B, a panel for each T; and the
     step of greedy against what bounds it. One row of panels for each number of threads."""
     import matplotlib.pyplot as plt
@@ -375,33 +361,32 @@ def picture(tables: dict[str, list[dict]]) -> bytes:
     rows, steps = tables["decoders"], tables.get("a step")  # steps: on a CPU alone
     lengths, threads, batches = (sorted({r[k] for r in rows}) for k in ("T", "threads", "B"))
     panels = len(lengths) + bool(steps)
+    faster = [r[FASTER] for r in rows if r.get(FASTER)]
+    low, high = min(faster) / 1.3, max(faster) * 1.3
+    ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+    figure: Any
     with plt.rc_context():
         plots.use_style()
         size = (3 * panels, 2.9 * len(threads) + 0.6)
         figure, axes = plt.subplots(len(threads), panels, figsize=size, squeeze=False, sharex=True)
+        for ax in axes.flat:
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(batches, batches)
         for row, n in zip(axes, threads, strict=True):
             where = f"{n} thread{'s' * (n > 1)}"
             for ax, T in zip(row, lengths, strict=False):
                 _draw_speeds(ax, [r for r in rows if (r["T"], r["threads"]) == (T, n)])
-                ax.set_title(f"T = {T}, {where}")
+                ax.set_title(f"T = {T}, {where}", fontsize=10)
+                ax.set_ylim(low, high)
+                ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
             row[0].set_ylabel(FASTER)
             if steps:
                 _draw_steps(row[-1], [r for r in steps if r["threads"] == n])
-                row[-1].set_title(f"a step of greedy, {where}")
+                row[-1].set_title(f"a step of greedy, {where}", fontsize=10)
         for ax in axes.flat:
-            ax.set(xscale="log", yscale="log")
-            ax.set_xticks(batches, batches)
             ax.minorticks_off()
-            ax.title.set_fontsize(10)
         for ax in axes[-1]:
             ax.set_xlabel("B, decoded together")
-        faster = [r[FASTER] for r in rows if r.get(FASTER)]
-        low, high = min(faster) / 1.3, max(faster) * 1.3
-        ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-        for ax in axes[:, : len(lengths)].flat:
-            ax.set_ylim(low, high)
-            ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
-            ax.minorticks_off()
         legends = ((axes[0, 0], "left", 3), (axes[0, -1], "right", 2))
         for ax, side, ncols in legends if steps else legends[:1]:
             lines, labels = ax.get_legend_handles_labels()
@@ -409,7 +394,7 @@ def picture(tables: dict[str, list[dict]]) -> bytes:
         return plots.show(figure, "Speed of decoders against batch size, and why.").data
 
 
-def _draw_speeds(ax, rows: list[dict]) -> None:
+def _draw_speeds(ax: Any, rows: list[Row]) -> None:
     from . import plots
 
     colours = (plots.BLUE, plots.PURPLE, plots.SKY, plots.YELLOW, plots.RED, plots.GREEN)
@@ -420,7 +405,7 @@ def _draw_speeds(ax, rows: list[dict]) -> None:
     ax.axhline(1, color=plots.GREY, lw=1, zorder=0)
 
 
-def _draw_steps(ax, rows: list[dict]) -> None:
+def _draw_steps(ax: Any, rows: list[Row]) -> None:
     from . import plots
 
     looks = {"step": ("o-", plots.ORANGE), "calls": (":", plots.GREY)}

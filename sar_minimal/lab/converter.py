@@ -15,8 +15,6 @@ from ..tasks.pinyin import parse_pinyin
 
 
 class Converter:
-    """A trained run as a function from a line of text to a line of text."""
-
     def __init__(self, model, source, target, about, beam=None, new=20):
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new

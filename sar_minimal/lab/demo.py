@@ -2,77 +2,84 @@
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..algorithm1 import one_pass
 from ..blocks import Model
-from ..checks import Refusal
 from ..counting.lexicon import Lexicon
 from ..counting.ngram import NGram
-from ..data import Task, accuracy, convert
+from ..data import Decoded, Task, accuracy, convert
 from ..decoding import beam, greedy
+from ..errors import Refusal
 from ..kinds import make_model
 from ..tasks import load_task
 from ..tasks.pinyin import parse_pinyin
 from ..tasks.words import word_model
 from ..training import Recipe, choose_device
 from .runs import train
-from .tables import as_text
-from .timing import milliseconds, seconds
+from .tables import Row, as_text
+from .timing import milliseconds, seconds, timed
 
 FLAGSHIP = {"width": 128, "layers": 2, "heads": 4}  # the models of `sar demo`
 
 
-def flagship(kind: str) -> dict:
+def flagship(kind: str) -> dict[str, Any]:
     """The options of a flagship of a kind: where there is a choice, it reads all of x."""
     return FLAGSHIP | ({"mask": "full"} if kind == "sar" else {})
 
 
-def neural_decoders(sar: Model, ar: Model) -> dict[str, Callable]:
-    """Name to ``decode(x, lengths)``, for a one-pass and an autoregressive model of one task."""
+Decoders = Mapping[str, Callable[..., Decoded]]  # name to decode(x, lengths)
+NGRAMS = ("most frequent hanzi", "bigram", "trigram")  # of orders 1, 2, 3
+
+
+def neural_decoders(sar: Model, ar: Model) -> Decoders:
+    """For a one-pass and an autoregressive model of one task."""
     return {
-        "SAR, one pass": lambda x, lengths=None: one_pass(sar, x, lengths),
-        "AR, greedy": lambda x, lengths=None: greedy(ar, x, lengths),
-        "AR, beam 4": lambda x, lengths=None: beam(ar, x, lengths, width=4),
+        "SAR, one pass": partial(one_pass, sar),
+        "AR, greedy": partial(greedy, ar),
+        "AR, beam 4": partial(beam, ar, width=4),
     }
 
 
 def compare(
     task: Task, sar: Model, ar: Model, spent: dict[str, float], sample: int = 100
-) -> list[dict]:
+) -> list[Row]:
     """Every decoder on the test split: characters and sentences right, ms a sentence alone.
+    spent: seconds of training by kind. sample: so many sentences are timed, one at a time."""
+    few, device = task.test.x[:sample], next(sar.parameters()).device
+    rows: list[Row] = []
 
-    spent: seconds of training by kind. sample: so many sentences are timed, one at a time.
-    """
-    rows, V = [], len(task.target)
-    device = next(sar.parameters()).device
-
-    def add(name, texts, decode, size=None, seconds_spent=None):
-        steps = []  # those that decode says, if it is a network's
-        few = [torch.tensor([x], device=device) if size else [x] for x in task.test.x[:sample]]
-        times = [seconds(lambda x=x: steps.append(getattr(decode(x), "steps", None))) for x in few]
+    def add(name: str, texts: list[list[int]], times: list[float], **network: Any) -> None:
+        """network: steps, parameters and seconds, of a network alone."""
         characters, sentences = accuracy(texts, task.test.y)
         row = {"decoder": name, "characters": characters, "sentences": sentences}
-        row |= {"ms": milliseconds(times), "steps": statistics.mean(steps) if size else None}
-        rows.append(row | {"parameters": size, "seconds": seconds_spent})
+        row |= {"ms": milliseconds(times), "steps": None, "parameters": None, "seconds": None}
+        rows.append(row | network)
 
-    for order, name in ((1, "most frequent hanzi"), (2, "bigram"), (3, "trigram")):
-        ngram = NGram(task.train, order, V)
-        add(f"{name} of the training text", ngram.decode(task.test.x), ngram.decode)
+    searches: dict[str, NGram | Lexicon] = {
+        f"{name} of the training text": NGram(task.train, order, len(task.target))
+        for order, name in enumerate(NGRAMS, 1)
+    }
     lexicon = Lexicon.from_model(word_model(), task.source, task.target)
-    add("word lattice of jieba's dictionary", lexicon.decode(task.test.x), lexicon.decode)
+    for name, search in (searches | {"word lattice of jieba's dictionary": lexicon}).items():
+        texts = search.decode(task.test.x)
+        add(name, texts, [seconds(partial(search.decode, [x])) for x in few])
     for name, decode in neural_decoders(sar, ar).items():
         kind, model = ("sar", sar) if name.startswith("SAR") else ("ar", ar)
-        texts, size = convert(decode, task.test, device), model.number_of_parameters()
-        add(name, texts, decode, size, spent[kind])
+        texts = convert(decode, task.test, device)
+        alone = [timed(partial(decode, torch.tensor([x], device=device))) for x in few]
+        steps, size = statistics.mean(d.steps for d, _ in alone), model.number_of_parameters()
+        times = [took for _, took in alone]
+        add(name, texts, times, steps=steps, parameters=size, seconds=spent[kind])
     return rows
 
 
-def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
+def demo(out: Path | None = None, steps: int | None = None) -> list[Row]:
     """Train the one-pass and the autoregressive model on pinyin, compare, convert what is typed.
 
     out: keeps the two runs in ``out/sar`` and ``out/ar``, and goes on from them if they are there.
@@ -83,15 +90,15 @@ def demo(out: Path | None = None, steps: int | None = None) -> list[dict]:
     sizes = f"{len(task.train):,} sentences of {learned}, {len(task.test):,} to test on"
     print(f"pinyin to hanzi: {sizes}")
     steps = Recipe.steps if steps is None else steps
-    recipe, models, spent = Recipe(steps=steps, short=steps // 2), {}, {}
-    for kind in ("sar", "ar"):
-        models[kind], folder = make_model(kind, task, **flagship(kind)), out and out / kind
-        metrics = train(models[kind], task, recipe, folder, resume=out is not None)
+    recipe, spent = Recipe(steps=steps, short=steps // 2), {}
+    models = {kind: make_model(kind, task, **flagship(kind)) for kind in ("sar", "ar")}
+    for kind, model in models.items():
+        metrics = train(model, task, recipe, out and out / kind, resume=out is not None)
         spent[kind] = metrics[-1]["seconds"]
     rows = compare(task, models["sar"], models["ar"], spent)
     print(f"\n{as_text(rows)}\n\n{NOTE}")
     if sys.stdin.isatty():
-        prompt(task, neural_decoders(models["sar"], models["ar"]), choose_device()[0])
+        prompt(task, neural_decoders(**models), choose_device()[0])
     return rows
 
 
@@ -101,7 +108,7 @@ knows the dictionary that the sentences were drawn from, word by word; the other
 text alone."""
 
 
-def prompt(task: Task, decoders: dict[str, Callable], device) -> None:
+def prompt(task: Task, decoders: Decoders, device: str | torch.device) -> None:
     """Read pinyin, print each decoder's hanzi with how sure it is of them, until an empty line."""
     print("\nType pinyin, as in: wo ai bei jing. An empty line ends.")
     while True:
@@ -117,9 +124,7 @@ def prompt(task: Task, decoders: dict[str, Callable], device) -> None:
             print(error)
             continue
         for name, decode in decoders.items():
-            began = time.perf_counter()
-            decoded = decode(x)
-            ms = 1e3 * (time.perf_counter() - began)
+            decoded, spent = timed(partial(decode, x))
             text = "".join(task.target.decode(decoded.tokens[0].tolist()))
             sure = " ".join(f"{p:.2f}" for p in decoded.log_probs[0].exp().tolist())
-            print(f"  {name:14} {text}   {sure}   {decoded.steps} steps, {ms:.1f} ms")
+            print(f"  {name:14} {text}   {sure}   {decoded.steps} steps, {1e3 * spent:.1f} ms")

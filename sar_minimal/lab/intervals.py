@@ -15,16 +15,14 @@ class Rate(NamedTuple):
 
 
 def character_rate(right: np.ndarray, lengths: np.ndarray) -> Rate:
-    """Of N sentences, right[i] of lengths[i] characters: a ratio of sums over sentences, which
-    vary."""
+    """Of N sentences, right[i] of lengths[i] characters: a ratio of sums that both vary."""
     rate = float(right.sum() / lengths.sum())
     half = 1.96 * float(np.sqrt(len(right)) * np.std(right - rate * lengths) / lengths.sum())
     return Rate(rate, rate - half, rate + half)
 
 
 def sentence_rate(whole: np.ndarray) -> Rate:
-    """The share of right sentences, whole (N,) in 0..1, with Wilson's interval (1927), never
-    empty."""
+    """The share of right sentences, whole (N,) in 0..1; Wilson's interval (1927) is never empty."""
     n, p, z = len(whole), float(np.mean(whole)), 1.96
     middle, scale = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
     half = scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -34,5 +32,5 @@ def sentence_rate(whole: np.ndarray) -> Rate:
 def difference(ours: np.ndarray, theirs: np.ndarray) -> Rate:
     """What one has more of the same sentences than the other: the luck of the sentences cancels."""
     apart = np.asarray(ours, float) - theirs
-    half = 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
-    return Rate(float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half)
+    mean, half = float(apart.mean()), 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
+    return Rate(mean, mean - half, mean + half)

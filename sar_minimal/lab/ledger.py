@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .. import FULL
-from ..checks import Refusal
+from ..errors import expect
 from ..tasks.files import write_json
 from ..training import choose_device
 from .claims import LEDGER, Record, Verdict, hold, ledger, measured_in, meets
@@ -48,17 +48,12 @@ def claim(
 
 def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     """Keep a measurement in the chapter's own file, in place of its earlier one of that claim.
-
-    Raises ValueError when the ledger does not know that the chapter makes the claim.
-    """
+    Raises ValueError when the ledger does not know that the chapter makes the claim."""
     row = verdict.claim
-    if chapter not in row.chapters:
-        expected = f"expected one of its chapters, {', '.join(row.chapters)}"
-        raise Refusal(f"{row.id}: SAR_RECORD: {expected}, got {chapter!r}")
-    values = {
-        name: [_rounded(v, row.supports[name]) for v in numbers]
-        for name, numbers in verdict.measured.items()
-    }
+    its = f"one of its chapters, {', '.join(row.chapters)}"
+    expect(chapter in row.chapters, f"{row.id}: SAR_RECORD", its, chapter)
+    asked, measured = row.supports, verdict.measured
+    values = {name: [_rounded(v, asked[name]) for v in some] for name, some in measured.items()}
     size, seeds = "full" if FULL else "fast", list(verdict.seeds)
     new = Record(chapter, date.today().isoformat(), size, seeds, _device(), _commit(), values)
     file = path.parent / "measured" / f"{chapter}.json"
@@ -75,8 +70,7 @@ def _rounded(value: float, condition: str) -> float:
 
 
 def _device() -> str:
-    """Where a chapter trains: the name of the GPU, or of the CPU and how many threads torch
-    uses."""
+    """Where a chapter trains: the name of the GPU, or of the CPU and torch's number of threads."""
     device, _ = choose_device()
     version = f"torch {torch.__version__.partition('+')[0]}"
     if device.type == "cuda":
@@ -95,11 +89,13 @@ def _commit() -> str:
     """The commit of this checkout, with a + when the package has changes that are not in it."""
     if not (ROOT / ".git").exists():  # installed, perhaps inside a checkout of something else
         return "unknown"
-    git = ["git", "-C", str(ROOT)]
+
+    def answer(*words: str) -> str:
+        git = ["git", "-C", str(ROOT), *words]
+        return subprocess.check_output(git, text=True, stderr=subprocess.DEVNULL).strip()
+
     try:
-        run = {"capture_output": True, "text": True, "check": True}
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], **run).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "sar_minimal"], **run).stdout
+        changed = answer("status", "--porcelain", "--", "sar_minimal")
+        return answer("rev-parse", "--short", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + ("+" if changed.strip() else "")

@@ -6,6 +6,7 @@ puts it on the page with a text that says what is on it.
 
 import io
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from IPython.display import Image
 from matplotlib import font_manager
 from PIL import Image as Pixels  # comes with matplotlib
 
-from ..checks import Refusal
+from ..errors import Refusal, expect
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#767676",
@@ -28,26 +29,20 @@ MUTED = (".", "<s>", "<pad>")
 @cache
 def hanzi_font() -> str | None:
     """The name of a font with hanzi: one of the system's, else the one mplfonts brings, else None.
-
-    None comes with a warning; ``label`` then writes pinyin.
-    """
+    None comes with a warning; ``label`` then writes pinyin."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     for name in CJK:
         if name in installed:
             return name
-    try:
+    with suppress(ImportError):
         import mplfonts
-    except ImportError:
-        mplfonts = None
-    if mplfonts is not None:
+
         path = Path(mplfonts.__file__).parent / "fonts" / "NotoSansCJKsc-Regular.otf"
         if path.exists():
             font_manager.fontManager.addfont(path)
             return font_manager.FontProperties(fname=path).get_name()
-    warnings.warn(
-        'no font with hanzi: labels are in pinyin; pip install "sar-minimal[book]" brings one',
-        stacklevel=2,
-    )
+    brings = 'pip install "sar-minimal[book]" brings one'
+    warnings.warn(f"no font with hanzi: labels are in pinyin; {brings}", stacklevel=2)
     return None
 
 
@@ -63,19 +58,12 @@ def label(text: str) -> str:
 def use_style() -> None:
     """Set matplotlib up for the book: fonts, colours, sizes. The CJK family comes first, since
     mathematics in a label is set in the first family only."""
-    families = [name for name in (hanzi_font(), "DejaVu Sans") if name]
-    plt.rcParams.update(
-        {
-            "font.family": families,
-            "axes.unicode_minus": False,
-            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "figure.figsize": (8, 3.2),
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-        }
-    )
+    plt.rc("font", family=[name for name in (hanzi_font(), "DejaVu Sans") if name], size=10)
+    colours = plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY])
+    plt.rc("axes", unicode_minus=False, prop_cycle=colours)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("figure", figsize=(8, 3.2))
+    plt.rc("figure.constrained_layout", use=True)
 
 
 class Picture(Image):
@@ -105,8 +93,8 @@ def strip(ax, rows: dict[str, list[str]], muted: tuple[str, ...] = MUTED, colour
         ax.text(-0.7, -r, name, ha="right", va="center")
         for t, token in enumerate(tokens):
             face = "#EEEEEE" if token in muted else colour
-            look = {"facecolor": face, "edgecolor": "white"}
-            ax.add_patch(plt.Rectangle((t - 0.45, -r - 0.36), 0.9, 0.72, **look))
+            corner = (t - 0.45, -r - 0.36)
+            ax.add_patch(plt.Rectangle(corner, 0.9, 0.72, facecolor=face, edgecolor="white"))
             ax.text(t, -r, label(token), ha="center", va="center", color="black")
     longest = max(map(len, rows.values()))
     ax.set(xlim=(-0.6, longest - 0.4), ylim=(-len(rows) + 0.45, 0.55))
@@ -116,8 +104,8 @@ def strip(ax, rows: dict[str, list[str]], muted: tuple[str, ...] = MUTED, colour
 def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark=()) -> None:
     """matrix[t, s] >= 0: how much t depends on s; exact zeros stay white. mark: (t, s) to frame."""
     matrix = np.asarray(matrix, dtype=float)
-    if matrix.shape != (len(rows), len(columns)):
-        raise Refusal(f"matrix: expected shape ({len(rows)}, {len(columns)}), got {matrix.shape}")
+    shape = (len(rows), len(columns))
+    expect(matrix.shape == shape, "matrix", f"shape {shape}", matrix.shape)
     shown = np.ma.masked_equal(matrix / max(matrix.max(), 1e-30), 0.0)
     ax.imshow(shown, cmap="viridis_r", vmin=0, vmax=1, aspect="equal")
     ax.set_xticks(range(len(columns)), [label(c) for c in columns])
@@ -128,8 +116,8 @@ def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark
     ax.tick_params(which="both", length=0)
     ax.set_title(title, fontsize=10)
     for t, s in mark:
-        frame = {"fill": False, "edgecolor": RED, "linewidth": 2}
-        ax.add_patch(plt.Rectangle((s - 0.5, t - 0.5), 1, 1, **frame))
+        corner = (s - 0.5, t - 0.5)
+        ax.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2))
 
 
 def graph(
@@ -139,9 +127,8 @@ def graph(
     for a, b in edges:
         (x0, y0), (x1, y1) = nodes[a], nodes[b]
         bend = -0.45 if y0 == y1 and abs(x1 - x0) > 1 else 0.0
-        arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}"}
-        arrow |= {"color": GREY, "shrinkA": 11, "shrinkB": 11}
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
+        look = {"arrowstyle": "-|>", "color": GREY, "connectionstyle": f"arc3,rad={bend}"}
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=look | {"shrinkA": 11, "shrinkB": 11})
     for name, (x, y) in nodes.items():
         colour = (colours or {}).get(name, SKY)
         ax.scatter([x], [y], s=420, color=colour, zorder=3)

@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +25,7 @@ TITLES = {
 
 def select(ids: Iterable[str], path: Path = LEDGER) -> list[Claim]:
     """The claims with these ids, in the ledger's order; all of them if no id is given.
-
-    Raises ValueError, listing the ids there are, for one that is not there.
-    """
+    Raises ValueError, listing the ids there are, for one that is not there."""
     rows, wanted = ledger(path), {id.upper() for id in ids}
     if unknown := sorted(wanted - set(rows)):
         raise Refusal(f"{', '.join(unknown)}: no such claim; the ledger has {', '.join(rows)}")
@@ -54,16 +52,16 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
     """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
     lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
 
-    def add(line, first, rest):
-        indents = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
-        whole = {"break_long_words": False, "break_on_hyphens": False}
-        lines.extend(textwrap.wrap(line, max(60, width), **indents, **whole))
+    wrap = textwrap.TextWrapper(max(60, width), break_long_words=False, break_on_hyphens=False)
+
+    def add(line: str, first: int, rest: int) -> None:
+        wrap.initial_indent, wrap.subsequent_indent = " " * first, " " * rest
+        lines.extend(wrap.wrap(line))
 
     for c in claims:
-        to_come = ["" if _written(s) and not c.is_open else " (to come)" for s in c.chapters]
-        chapters = ", ".join(map("".join, zip(c.chapters, to_come, strict=True)))
+        names = (s if _written(s) and not c.is_open else f"{s} (to come)" for s in c.chapters)
         lines.append("")
-        add(f"{c.id:4} {c.section:12} {c.verdict:12} {chapters}", 0, 31)
+        add(f"{c.id:4} {c.section:12} {c.verdict:12} {', '.join(names)}", 0, 31)
         add(c.claim, 5, 5)
         if c.because:
             add(f"{c.verdict}: {c.because}", 5, 7)
@@ -86,7 +84,7 @@ def as_table(claims: list[Claim], folder: str = "chapters/") -> str:
     rows = []
     for c in claims:
         lines = "<br>".join(_plain(line) for r in c.measured for line in c.lines(r.values))
-        rows.append((c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)))
+        rows.append([c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)])
     return as_markdown(["id", "section", "claim", "verdict", "measured", "chapter"], rows)
 
 
@@ -96,11 +94,11 @@ def _plain(text: str) -> str:
 
 
 def _links(c: Claim, folder: str = "") -> str:
-    return ", ".join(_link(s, folder) if _written(s) else f"{s} (to come)" for s in c.chapters)
+    return ", ".join(_link(s, folder, " (to come)") for s in c.chapters)
 
 
-def _link(stem: str, folder: str = "") -> str:
-    return f"[{stem}]({folder}{stem}.ipynb)"
+def _link(stem: str, folder: str = "", missing: str = "") -> str:
+    return f"[{stem}]({folder}{stem}.ipynb)" if _written(stem) else stem + missing
 
 
 def page(path: Path = LEDGER) -> str:
@@ -111,24 +109,19 @@ def page(path: Path = LEDGER) -> str:
     except ImportError as error:
         missing = 'nbformat is not installed: pip install "sar-minimal[book]"'
         raise MissingPackage(missing, name="nbformat") from error
-    claims, sections = select([], path), {}  # of the document: 1, 2, ...
+    claims, rows = select([], path), []
+    sections = defaultdict(list)  # of the document: 1, 2, ...
     for c in claims:
-        sections.setdefault(re.split("[.,]", c.section)[0], []).append(c)
-    texts = [_intro(claims)] + [
-        "\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *map(_details, chosen)])
-        for key, chosen in sorted(sections.items())
-    ]
+        rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
+        sections[re.split("[.,]", c.section)[0]].append(_details(c))
+    table = as_markdown(["id", "section", "claim", "verdict", "chapter"], rows)
+    texts = [INTRO.format(counts=count(claims), table=table)]
+    for key, details in sorted(sections.items()):
+        texts.append("\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *details]))
     cells = [v4.new_markdown_cell(text, id=f"ledger{n:02}") for n, text in enumerate(texts)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return writes(v4.new_notebook(cells=cells, metadata=metadata)) + "\n"
-
-
-def _intro(claims: list[Claim]) -> str:
-    columns, rows = ["id", "section", "claim", "verdict", "chapter"], []
-    for c in claims:
-        rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
-    return INTRO.format(counts=count(claims), table=as_markdown(columns, rows))
 
 
 INTRO = """# The ledger of claims
@@ -144,16 +137,12 @@ same in a terminal.
 
 
 def _details(c: Claim) -> str:
-    """A claim, and what was measured for it."""
-    verdict = f"**{c.verdict}**: {_plain(c.because)}"
-    if c.is_open:
-        verdict = f"**open**, to be settled by {_links(c)}"
-    facts = {"Formally": _plain(c.formal), "Experiment": _plain(c.experiment), "Verdict": verdict}
-    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})"]
-    parts.append("\n".join(f"- {name}: {fact}" for name, fact in facts.items()))
+    settled = f"**{c.verdict}**: {_plain(c.because)}"
+    verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
+    facts = f"- Formally: {_plain(c.formal)}\n- Experiment: {_plain(c.experiment)}"
+    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})", f"{facts}\n- Verdict: {verdict}"]
     for r in c.measured:
-        where = _link(r.chapter) if _written(r.chapter) else r.chapter
-        parts.append(f"Measured in {where} {_plain(_how(r))}.")
+        parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
         rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]
         parts.append(as_markdown(["measurement", "measured", "asked"], rows))
     return "\n\n".join(parts)

@@ -10,9 +10,11 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +25,12 @@ from tqdm.auto import tqdm
 
 from ..autoregressive import Autoregressive
 from ..blocks import Config, Model
-from ..checks import Refusal
-from ..data import Batch, Task, Vocab
+from ..data import Task, Vocab
+from ..errors import Refusal
 from ..kinds import KINDS
 from ..tasks.files import write_atomically, write_json
 from ..training import Recipe, choose_device, endless, evaluate, new_optimizer, training_steps
+from .tables import Row
 
 
 class DamagedCheckpoint(Refusal):
@@ -50,27 +53,30 @@ def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """The model that ``save`` wrote, in evaluation mode.
-
-    Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says.
-    """
+    Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says."""
     config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
     for path in (config, weights):
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: expected a saved model, found no {path.name}")
     models = {kind.model.__name__: kind.model for kind in KINDS.values()}
-    try:
+    with _read(config, "a configuration of ours"):
         stored = json.loads(config.read_text())
         model = _made(models[stored["model"]], **stored)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{config}: not a configuration of ours ({error})") from error
-    try:
+    with _read(weights, f"the weights of {stored}"):
         model.load_state_dict(from_bytes(weights.read_bytes()))
-    except (SafetensorError, RuntimeError) as error:
-        raise DamagedCheckpoint(f"{weights}: not the weights of {stored} ({error})") from error
     return model.to(device).eval()
 
 
-def _made(kind: type[Model], config: dict, options: dict | None = None, **_) -> Model:
+@contextmanager
+def _read(path: Path, what: str) -> Iterator[None]:
+    """What goes wrong while ``path`` is read is a DamagedCheckpoint: it is not ``what``."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path}: not {what} ({error})") from error
+
+
+def _made(kind: type[Model], config: dict, options: dict | None = None, **_: object) -> Model:
     """A model with new weights. Until 2026-11-27 a configuration held the options of all models."""
     if options is None and isinstance(config, dict):
         foreign = {name for other in KINDS.values() for name in other.model.option_names()}
@@ -82,14 +88,14 @@ def _made(kind: type[Model], config: dict, options: dict | None = None, **_) -> 
 
 
 @contextmanager
-def finish_the_step():
+def finish_the_step() -> Iterator[threading.Event]:
     """Ctrl-C sets a flag, so that a run stops between two steps; a second one stops it at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # Python delivers signals to the main thread alone
         return
 
-    def on_interrupt(*_):
+    def on_interrupt(*_: object) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
@@ -112,7 +118,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> list[dict]:
+) -> list[Row]:
     """Train ``model`` in place; returns the metrics, one dict per report.
 
     out: the folder of the run, None to keep nothing. resume: go on from its checkpoint (or begin,
@@ -130,47 +136,46 @@ def train(
         raise Refusal("task: expected pairs to train on, its train split has none")
     torch.manual_seed(recipe.seed)
     model.to(device).train()
-    run = Run(model, new_optimizer(model, recipe), task, recipe, out if out is None else Path(out))
-    if run.out is not None:
-        run.begin(resume)
-        if run.step >= recipe.steps:
-            model.eval()
-            return run.metrics
-    if progress:
-        size = f"{model.number_of_parameters():,} parameters"
-        print(f"{type(model).__name__}, {size}, on {device} ({reason})")
-    hidden = None if progress else True  # None: where standard error is a terminal
-    bar = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=hidden, leave=False)
-    with finish_the_step() as asked, bar:
-        _finish(run, device, bar, asked)
+    run = Run(model, new_optimizer(model, recipe), task, recipe, None if out is None else Path(out))
+    run.begin(resume)
+    if run.step < recipe.steps:
+        if progress:
+            parameters = f"{model.number_of_parameters():,} parameters"
+            print(f"{type(model).__name__}, {parameters}, on {device} ({reason})")
+        hidden = None if progress else True  # None: where standard error is a terminal
+        bar = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=hidden, leave=False)
+        with finish_the_step() as asked, bar:
+            _finish(run, bar, asked)
     model.eval()
     return run.metrics
 
 
-def _finish(run: "Run", device: torch.device, bar: tqdm, asked: threading.Event) -> None:
+def _finish(run: "Run", bar: tqdm, asked: threading.Event) -> None:
     """The steps that are left. Raises Interrupted, behind a checkpoint, once it was ``asked``."""
     recipe, validation = run.recipe, run.task.validation
     began = time.perf_counter() - run.seconds  # as if the run had never stopped
-    window, data = Window(device, run), endless(run.task.train, recipe, run.step)
-    for loss, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
+    data, window = endless(run.task.train, recipe, run.step), Window(run.step, run.seconds)
+    for value, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
         run.step, run.seconds = run.step + 1, time.perf_counter() - began
-        window.add(loss, batch)
+        window.loss, window.tokens = window.loss + value, window.tokens + int(batch.y_lengths.sum())
         bar.update()
         last = run.step == recipe.steps
         if run.step % recipe.report == 0 or last:
-            row = window.close(run) | {"rate": recipe.rate_at(run.step - 1)}
-            judged = last and len(validation)
+            loss = float(window.loss) / (run.step - window.step)
+            speed = window.tokens / max(run.seconds - window.seconds, 1e-9)
+            row: Row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
+            row |= {"seconds": run.seconds, "rate": recipe.rate_at(run.step - 1)}
+            window, judged = Window(run.step, run.seconds), last and len(validation)
             run.report(row | {"validation": evaluate(run.model, validation) if judged else None})
-            speed = f"{row['tokens_per_second']:.0f}/s"
-            bar.set_postfix(loss=f"{row['loss']:.3f}", tokens=speed)
+            bar.set_postfix(loss=f"{loss:.3f}", tokens=f"{speed:.0f}/s")
             run.seconds = time.perf_counter() - began
         if run.step % recipe.checkpoint == 0 or last or asked.is_set():
             run.keep()
         if last:
             return
         if asked.is_set():
-            where = f"; the checkpoint in {run.out} can be resumed" if run.out else ""
-            raise Interrupted(f"stopped after step {run.step} of {recipe.steps}{where}")
+            resumed = f"; the checkpoint in {run.out} can be resumed" if run.out else ""
+            raise Interrupted(f"stopped after step {run.step} of {recipe.steps}{resumed}")
 
 
 def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int, int]]:
@@ -181,27 +186,14 @@ def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int,
     return [(side, vocab, size) for side, vocab, size in sides if vocab != size]
 
 
+@dataclass
 class Window:
-    """The loss and speed since the last report. The sum stays on the device, so no step waits."""
+    """What happened since the last report, which was after ``step`` steps and ``seconds``."""
 
-    def __init__(self, device: torch.device, run: "Run"):
-        self.zero = torch.zeros((), device=device)
-        self.open(run)
-
-    def open(self, run: "Run") -> None:
-        self.loss, self.tokens, self.step, self.seconds = self.zero, 0, run.step, run.seconds
-
-    def add(self, loss: Tensor, batch: Batch) -> None:
-        self.loss = self.loss + loss
-        self.tokens += int(batch.y_lengths.sum())
-
-    def close(self, run: "Run") -> dict:
-        """What was since the last one; the next window opens."""
-        loss = float(self.loss) / (run.step - self.step)
-        speed = self.tokens / max(run.seconds - self.seconds, 1e-9)
-        self.open(run)
-        row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
-        return row | {"seconds": run.seconds}
+    step: int
+    seconds: float
+    tokens: int = 0
+    loss: float | Tensor = 0.0  # the sum stays on the device, so no step waits
 
 
 @dataclass
@@ -215,7 +207,7 @@ class Run:
     out: Path | None
     step: int = 0
     seconds: float = 0.0
-    metrics: list[dict] = field(default_factory=list)
+    metrics: list[Row] = field(default_factory=list)
 
     @property
     def identity(self) -> dict:
@@ -232,6 +224,8 @@ class Run:
 
     def begin(self, resume: bool) -> None:
         """Go on from the checkpoint if there is one, else begin the folder."""
+        if self.out is None:
+            return
         if resume and (self.out / "checkpoint.safetensors").exists():
             self._restore(self.out / "checkpoint.safetensors")
             if self.step >= self.recipe.steps:
@@ -240,17 +234,17 @@ class Run:
             where = f"{self.out}: holds a run already"
             raise FileExistsError(f"{where}; resume it, or name another folder")
         save(self.model, self.out)
-        write_task(self.task, self.out)
-        self._write_metrics()  # none from after the checkpoint
+        vocabularies = {"source": self.task.source.tokens, "target": self.task.target.tokens}
+        about = {"name": self.task.name, "options": self.task.options} | vocabularies
+        write_json(self.out / "task.json", about, ensure_ascii=False, indent=1)
+        self.report()  # none from after the checkpoint
 
-    def report(self, row: dict) -> None:
-        self.metrics.append(row)
+    def report(self, *rows: Row) -> None:
+        """Add to the metrics, and write all of them."""
+        self.metrics.extend(rows)
         if self.out is not None:
-            self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
-        write_atomically(self.out / "metrics.jsonl", lines.encode())
+            lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
+            write_atomically(self.out / "metrics.jsonl", lines.encode())
 
     def keep(self) -> None:
         """One file, replaced in one move: weights, AdamW's averages, random state, place."""
@@ -268,13 +262,10 @@ class Run:
         save(self.model, self.out)
 
     def _restore(self, path: Path) -> None:
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["about"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        with _read(path, "a checkpoint of ours"), safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             theirs, stands = about["identity"], [about[n] for n in ("step", "seconds", "metrics")]
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise DamagedCheckpoint(f"{path}: not a checkpoint of ours ({error})") from error
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
         # Until 2026-11-27 a configuration held the options of all models.
         with suppress(TypeError, KeyError, AttributeError):
@@ -300,7 +291,7 @@ class Run:
         self.step, self.seconds, self.metrics = stands
 
 
-def _difference(theirs, ours) -> str:
+def _difference(theirs: object, ours: object) -> str:
     """What to change, in a line: the fields that differ, not the whole of both."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         names = [name for name in ours if theirs.get(name) != ours[name]]
@@ -311,27 +302,18 @@ def _difference(theirs, ours) -> str:
     return f"{theirs!r} then, {ours!r} now"
 
 
-def write_task(task: Task, out: Path) -> None:
-    """``task.json``: what ``sar decode`` needs to read text in and write text out."""
-    about = {"name": task.name, "options": task.options}
-    about |= {"source": list(task.source.tokens), "target": list(task.target.tokens)}
-    write_json(out / "task.json", about, ensure_ascii=False, indent=1)
-
-
-def load_run(out: str | Path, device: torch.device | str = "cpu"):
+def load_run(
+    out: str | Path, device: torch.device | str = "cpu"
+) -> tuple[Model, Vocab, Vocab, dict[str, Any]]:
     """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
-
-    Raises FileNotFoundError or DamagedCheckpoint, naming the file.
-    """
+    Raises FileNotFoundError or DamagedCheckpoint, naming the file."""
     out = Path(out)
-    model = load(out, device)
-    if not (out / "task.json").is_file():
+    model, path = load(out, device), out / "task.json"
+    if not path.is_file():
         raise FileNotFoundError(f"{out}: expected a training run, found no task.json")
-    try:
-        about = json.loads((out / "task.json").read_text(encoding="utf-8"))
+    with _read(path, "a task of ours"):
+        about = json.loads(path.read_text(encoding="utf-8"))
         source, target = Vocab(about.pop("source")), Vocab(about.pop("target"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{out / 'task.json'}: not a task of ours ({error})") from error
     for side, vocab, size in _misfits(model, source, target):
         has = f"task.json has a {side} vocabulary of {vocab} tokens"
         raise DamagedCheckpoint(f"{out}: {has}, the model one of {size}")

@@ -11,20 +11,21 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import torch
 
 from ..blocks import Model
-from ..checks import Refusal
 from ..data import Task
+from ..errors import Refusal
 from ..training import Recipe, choose_device, new_optimizer
 from .runs import train
+from .tables import Row
 
 Run = tuple[Model, Task, Recipe]
 
 
-def train_all(runs: Iterable[Run]) -> list[list[dict]]:
-    """Train each model in place as ``train`` does; returns what it returns, in the order of
-    ``runs``.
+def train_all(runs: Iterable[Run]) -> list[list[Row]]:
+    """Train each model in place as ``train`` does; returns what that does, in the order of ``runs``.
 
     The weights are those of ``train`` under ``torch.set_num_threads(1)``, to the last bit, however
     many processes there are: as many as torch may use threads (``torch.get_num_threads()``), where
@@ -55,13 +56,13 @@ def can_fork() -> bool:
     return sys.platform == "linux" and not torch.cuda.is_available()
 
 
-def _train(model: Model, task: Task, recipe: Recipe) -> list[dict]:
+def _train(model: Model, task: Task, recipe: Recipe) -> list[Row]:
     metrics = train(model, task, recipe, progress=False)
     model.cpu()
     return metrics
 
 
-def _in_processes(runs: list[Run], most: int) -> list[list[dict]]:
+def _in_processes(runs: list[Run], most: int) -> list[list[Row]]:
     """A fork has the models and the tasks already: nothing is sent to it, nothing imported again.
     It is safe as in torch's own data loader: the child is down to one thread before it computes,
     and prints nothing."""
@@ -69,10 +70,8 @@ def _in_processes(runs: list[Run], most: int) -> list[list[dict]]:
     fork, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(most, len(runs)), fork, _begin, (runs,))
     try:
-        with (
-            warnings.catch_warnings()
-        ):  # from Python 3.12 on, of the threads that a fork leaves behind
-            warnings.simplefilter("ignore", DeprecationWarning)
+        # From Python 3.12 on a fork warns of the threads that it leaves behind.
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             answers = [pool.submit(_in_child, index) for index in range(len(runs))]
         for answer in as_completed(answers):
             answer.result()  # raises what the child raised, at once
@@ -99,7 +98,7 @@ def _begin(runs: list[Run]) -> None:
     torch.set_num_threads(1)
 
 
-def _in_child(index: int):
+def _in_child(index: int) -> tuple[dict[str, np.ndarray], list[Row]]:
     metrics = _train(*inherited[index])
     weights = inherited[index][0].state_dict()
     return {name: weight.numpy() for name, weight in weights.items()}, metrics

@@ -1,13 +1,15 @@
 """Tables: rows as text for the terminal, as Markdown for a page."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tabulate import tabulate
 
+Row = dict[str, Any]  # a line of a table: what stands in which column
+
 
 def as_text(rows: Iterable[Mapping]) -> str:
-    """A line a row, a column a key, in the order in which they come up; "-" where a row lacks
-    it."""
+    """A line a row, a column a key, in the order in which keys come up; "-" where a row has none."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_shown(row.get(key)) for key in columns] for row in rows]
@@ -15,7 +17,7 @@ def as_text(rows: Iterable[Mapping]) -> str:
     return tabulate(cells, columns, "simple", colalign=align, disable_numparse=True)
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     """
     >>> [_shown(value) for value in (0.13, 130.0, 1234.6, 4412, True, False, None, "jacobi")]
     ['0.130', '130', '1235', '4,412', 'yes', 'NO', '-', 'jacobi']

@@ -7,32 +7,38 @@ process, and the figure is the median of the ratios of neighbouring turns.
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..tasks.files import write_json
-from .tables import as_text
+from .tables import Row, as_text
+
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """What one call returns, and how many seconds it takes."""
+    began = time.perf_counter()
+    made = function()
+    return made, time.perf_counter() - began
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
+    return timed(function)[1]
 
 
 def in_turns(
-    functions: dict[str, Callable[[], object]], rounds: int = 7, warm: bool = True
+    functions: Mapping[str, Callable[[], object]], rounds: int = 7, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ..., if ``warm`` after a round that is not
-    timed."""
+    """Seconds of each function, called a b c, a b c, ...; if ``warm``, a first round is not timed."""
     for function in functions.values() if warm else ():
         function()
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             times[name].append(seconds(function))
@@ -58,12 +64,12 @@ def operations(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-class Measured(dict):
+class Measured(dict[str, list[Row]]):
     """The tables of a bench, by name: each is printed when it is there, and all are written to
     ``path``, if there is one, so that an interruption loses none that was measured. "machine" says
     what they belong to."""
 
-    def __init__(self, path: Path | None, **about):
+    def __init__(self, path: Path | None, **about: Any) -> None:
         about = {"machine": platform.processor() or platform.machine()} | about
         super().__init__(machine=[about | {"torch": version("torch")}])
         self.path, self.began = path, time.perf_counter()
@@ -73,13 +79,13 @@ class Measured(dict):
     def minutes(self) -> float:
         return (time.perf_counter() - self.began) / 60
 
-    def keep(self, name: str, rows: list[dict]) -> None:
+    def keep(self, name: str, rows: list[Row]) -> None:
         self[name] = rows
         self["machine"][0]["minutes"] = self.minutes
         if self.path is not None:
             write_json(self.path, self, indent=1)
 
-    def show(self, name: str, rows: list[dict], note: str = "") -> None:
-        """Keep and print a table; note: what its columns are."""
+    def show(self, name: str, rows: list[Row], notes: Mapping[str, str]) -> None:
+        """Keep and print a table; notes: by the name of a table, what its columns are."""
         self.keep(name, rows)
-        print(f"\n{name.upper()}. {note}\n{as_text(rows)}", flush=True)
+        print(f"\n{name.upper()}. {notes[name]}\n{as_text(rows)}", flush=True)
