@@ -11,9 +11,9 @@ import sysconfig
 from pathlib import Path
 
 from ..checks import check_whole
-from ..data import Card, Split, Vocab
+from ..data import Card, Vocab
 from .files import stable_hash
-from .splits import Made, Splits, measure, tenth
+from .splits import Made, Pair, tenth
 
 SPACE = "␣"  # a vocabulary has no white space in it
 CHARACTERS = SPACE + "".join(c for c in map(chr, range(33, 127)) if not c.isupper())
@@ -58,17 +58,17 @@ def make(length: int = 64) -> Made:
     for module, text in library_docstrings():
         for first in range(0, len(text) - length + 1, length):  # what is left over is left out
             module_of.setdefault(text[first : first + length], module)
-    vocab, rows = Vocab(tuple(CHARACTERS)), tuple[list[list[int]], ...](([], [], []))
+    vocab = Vocab(tuple(CHARACTERS))
+    parts: tuple[list[Pair], ...] = ([], [], [])
     for piece in sorted(module_of, key=stable_hash):  # so the first n are a sample of them all
-        rows[tenth(module_of[piece])].append(vocab.encode(piece))
-    splits = Splits(*(Split(y, y) for y in rows))
+        parts[tenth(module_of[piece])].append(2 * (vocab.encode(piece),))
     card = Card(
         name="docstrings",
         source=f"Docstrings of the standard library of Python {platform.python_version()}, read "
         f"where it is installed, in lower case, ASCII only, white space as {SPACE}, cut into "
         f"pieces of {length} characters. x is y.",
         licence="PSF License (version 2) for the text; nothing of it is committed.",
-        counts=measure(splits) | {"modules": len(set(module_of.values()))},
+        counts={"modules": len(set(module_of.values()))},
         split="By top-level module: a stable hash of its name puts it into train (8 of 10), "
         "validation or test. Docstrings that occur twice are kept once, and so are pieces.",
         flaws=(
@@ -79,4 +79,4 @@ def make(length: int = 64) -> Made:
             "Phrases that modules share (return, if the, optional) are in all splits.",
         ),
     )
-    return vocab, vocab, splits, card
+    return vocab, vocab, parts, card
