@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import Refusal
+from ..errors import Refusal, expect
 from ..shift import END, START, UNKNOWN
 
 Table = dict[int, float]  # of n-grams or contexts, packed as below: a log probability
@@ -44,8 +44,7 @@ class KneserNey:
     """
 
     def __init__(self, ys: Sequence[Sequence[int]], order: int, vocabulary: int | None = None):
-        if isinstance(order, bool) or order not in (1, 2, 3):
-            raise Refusal(f"order: expected 1, 2 or 3, got {order!r}")
+        expect(order in (1, 2, 3) and order is not True, "order", "1, 2 or 3", order)
         if not len(ys) or not all(map(len, ys)):
             raise Refusal("ngram: expected at least one sentence and no empty one")
         low, high = min(map(min, ys)), max(map(max, ys))

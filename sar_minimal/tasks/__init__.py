@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from ..checks import check_whole
-from ..data import Split, Task
+from ..data import Task
 from ..errors import Refusal, expect
 from . import docstrings, exact, instructions, pinyin
 from .splits import Maker, check_sizes, measure
@@ -68,7 +68,7 @@ def load_task(name: str, **options: Any) -> Task:
     if "sizes" in options:
         options["sizes"] = check_sizes(options["sizes"])
         check_whole("seed", options["seed"], least=0)
-    source, target, parts, card = make(**options)
-    train, validation, test = (Split([x for x, _ in p], [y for _, y in p]) for p in parts)
-    card = replace(card, counts=measure(train, validation, test) | card.counts)
-    return Task(name, source, target, train, validation, test, {**chosen, **options}, card)
+    source, target, splits, card = make(**options)
+    card, options = replace(card, counts=measure(splits) | card.counts), {**chosen, **options}
+    train, validation, test = splits
+    return Task(name, source, target, train, validation, test, options, card)

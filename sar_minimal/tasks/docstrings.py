@@ -11,9 +11,9 @@ import sysconfig
 from pathlib import Path
 
 from ..checks import check_whole
-from ..data import Card, Vocab
+from ..data import Card, Split, Vocab
 from .files import stable_hash
-from .splits import Made, Pair, tenth
+from .splits import Made, tenth
 
 SPACE = "␣"  # a vocabulary has no white space in it
 CHARACTERS = SPACE + "".join(c for c in map(chr, range(33, 127)) if not c.isupper())
@@ -58,10 +58,9 @@ def make(length: int = 64) -> Made:
     for module, text in library_docstrings():
         for first in range(0, len(text) - length + 1, length):  # what is left over is left out
             module_of.setdefault(text[first : first + length], module)
-    vocab = Vocab(tuple(CHARACTERS))
-    parts: tuple[list[Pair], ...] = ([], [], [])
+    vocab, rows = Vocab(tuple(CHARACTERS)), tuple[list[list[int]], ...](([], [], []))
     for piece in sorted(module_of, key=stable_hash):  # so the first n are a sample of them all
-        parts[tenth(module_of[piece])].append(2 * (vocab.encode(piece),))
+        rows[tenth(module_of[piece])].append(vocab.encode(piece))
     card = Card(
         name="docstrings",
         source=f"Docstrings of the standard library of Python {platform.python_version()}, read "
@@ -79,4 +78,4 @@ def make(length: int = 64) -> Made:
             "Phrases that modules share (return, if the, optional) are in all splits.",
         ),
     )
-    return vocab, vocab, parts, card
+    return vocab, vocab, [Split(y, y) for y in rows], card

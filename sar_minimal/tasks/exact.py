@@ -2,14 +2,14 @@
 the languages of ``languages.py``."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import torch
 
 from ..checks import check_whole
-from ..data import SPECIALS, Card, Task, Vocab
+from ..data import SPECIALS, Card, Split, Task, Vocab
 from ..errors import Refusal, expect
 from ..languages import CoherenceLanguage, HomophoneLanguage
 from ..shift import END
@@ -21,13 +21,13 @@ Answer = Callable[[list[int]], list[int]]
 ANSWERS: dict[str, Answer] = {"copy": list, "reverse": lambda row: row[::-1], "sort": sorted}
 
 
-def cut(pairs: Sequence[T], sizes: Sizes) -> list[Sequence[T]]:
-    """The first of ``pairs`` to train, the next to validation, the last to test.
+def cut(x: list[list[int]], y: list[list[int]], sizes: Sizes) -> list[Split]:
+    """Pairs in the order given, so many to train, the next to validation, the next to test.
 
-    >>> cut("train, test", (5, 2, 4))
-    ['train', ', ', 'test']
+    >>> cut([[4], [5], [6], [7]], [[4], [5], [6], [7]], (2, 1, 1))[1]
+    Split(x=[[6]], y=[[6]])
     """
-    return [pairs[a:b] for a, b in pairwise(accumulate(sizes, initial=0))]
+    return [Split(x[a:b], y[a:b]) for a, b in pairwise(accumulate(sizes, initial=0))]
 
 
 def evenly(
@@ -80,7 +80,7 @@ def ordered(
         places = [symbols**k for k in range(length)]
         return [[len(SPECIALS) + i // place % symbols for place in places] for i in numbers]
 
-    pairs = [(x, ANSWERS[kind](x)) for x in evenly(room, draw, sum(sizes), seed)]
+    x = evenly(room, draw, sum(sizes), seed)
     vocab = Vocab(tuple(map(str, range(symbols))))
     card = Card(
         name=kind,
@@ -92,7 +92,7 @@ def ordered(
             "Lengths are even, not natural, except where a short length runs out of sequences.",
         ),
     )
-    return vocab, vocab, cut(pairs, sizes), card
+    return vocab, vocab, cut(x, list(map(ANSWERS[kind], x)), sizes), card
 
 
 def numerals(digits: int = 8, sizes: Sizes = (20_000, 1000, 1000), seed: int = 0) -> Made:
@@ -120,11 +120,11 @@ def numerals(digits: int = 8, sizes: Sizes = (20_000, 1000, 1000), seed: int = 0
             return [str(i) for i in rng.sample(range(10**n - room[n], 10**n), take)]
         return distinct(take, lambda: number(n))
 
-    written = {number: cn2an.an2cn(number) for number in evenly(room, draw, sum(sizes), seed)}
+    x = evenly(room, draw, sum(sizes), seed)
+    y = [cn2an.an2cn(number) for number in x]
     source, target = Vocab(tuple("0123456789")), Vocab(tuple("零一二三四五六七八九十百千万"))
-    pairs = [(source.encode(x), [*target.encode(y), END]) for x, y in written.items()]
-    gained = [len(y) - len(x) for x, y in written.items()]
-    counts = {}
+    splits = cut(list(map(source.encode, x)), [[*target.encode(b), END] for b in y], sizes)
+    counts, gained = {}, [len(b) - len(a) for a, b in zip(x, y, strict=True)]
     for which, share in (("more", [g > 0 for g in gained]), ("fewer", [g < 0 for g in gained])):
         if share:
             counts[f"numerals with {which} hanzi than digits"] = f"{sum(share) / len(share):.1%}"
@@ -147,7 +147,7 @@ def numerals(digits: int = 8, sizes: Sizes = (20_000, 1000, 1000), seed: int = 0
             "counted wrong.",
         ),
     )
-    return source, target, cut(pairs, sizes), card
+    return source, target, splits, card
 
 
 def homophone(
@@ -199,8 +199,8 @@ def _drawn(
             "A sequence may be in several splits: what is learned is the language, not a list.",
         ),
     )
-    pairs = list(zip((x + len(SPECIALS)).tolist(), (y + len(SPECIALS)).tolist(), strict=True))
-    return Vocab(tuple(sounds)), Vocab(tuple(hanzi)), cut(pairs, sizes), card
+    splits = cut((x + len(SPECIALS)).tolist(), (y + len(SPECIALS)).tolist(), sizes)
+    return Vocab(tuple(sounds)), Vocab(tuple(hanzi)), splits, card
 
 
 def language_of(task: Task) -> HomophoneLanguage:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import product, starmap
 
 from ..checks import check_whole
-from ..data import Card, Vocab
+from ..data import Card, Split, Vocab
 from ..errors import expect
-from .splits import Made, Pair, Sizes, tenth
+from .splits import Made, Sizes, tenth
 
 LETTERS = "abcdefgh"
 ORDERS: dict[str, tuple[str, Callable[[str], str]]] = {
@@ -91,7 +91,7 @@ SOURCE = Vocab((*SYMBOLS, ":", "=", ";", *sorted({w for do in INSTRUCTIONS for w
 
 def ask(
     do: Instruction, letters: list[str], words: Sequence[str] | None = None, working: bool = False
-) -> Pair:
+) -> tuple[list[int], list[int]]:
     """One pair: of ``letters`` the first is the question, the others worked examples.
 
     words: what stands where the instruction does, None for its own. working: as in ``Instruction``.
@@ -114,15 +114,6 @@ def draw_letters(random_: random.Random, which: int | None = None) -> str:
             return letters
 
 
-FLAWS = (
-    "The language is two templates and a dozen words: what is measured is whether known parts are "
-    "put together, not whether language is understood.",
-    "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
-    "sometimes answered rightly.",
-    f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and again.",
-)
-
-
 def make(
     shots: int = 0,
     working: bool = False,
@@ -136,14 +127,14 @@ def make(
         expect(isinstance(flag, bool), name, "True or False", flag)
     seen = [do for do in INSTRUCTIONS if do.status == "seen"]
 
-    def draw(which: int, size: int) -> list[Pair]:
+    def draw(which: int, size: int) -> Split:
         random_, pairs = random.Random(f"{seed} {which}"), []
         for row in range(size):
             do = INSTRUCTIONS[row % len(INSTRUCTIONS)] if which == 2 else random_.choice(seen)
             letters = [draw_letters(random_, which), *(draw_letters(random_) for _ in range(shots))]
             words = random_.choice(seen).words if shuffled and which < 2 else None
             pairs.append(ask(do, letters, words, working))
-        return pairs
+        return Split([x for x, _ in pairs], [y for _, y in pairs])
 
     status = [do.status for do in INSTRUCTIONS]
     card = Card(
@@ -156,6 +147,14 @@ def make(
         split="Train and validation hold the seen instructions only; test asks each instruction in "
         "turn, row i the one of number i modulo their number. No question is in two splits: a "
         "stable hash of it decides.",
-        flaws=(*FLAWS, *["The instructions of train and validation are another row's."] * shuffled),
+        flaws=(
+            "The language is two templates and a dozen words: what is measured is whether known "
+            "parts are put together, not whether language is understood.",
+            "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
+            "sometimes answered rightly.",
+            f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and "
+            "again.",
+            *["The instructions of train and validation are another row's."] * shuffled,
+        ),
     )
     return SOURCE, TARGET, list(starmap(draw, enumerate(sizes))), card

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data import Card, Vocab
+from ..data import Card, Split, Vocab
 from ..errors import Refusal
 from ..shift import UNKNOWN
 from . import words
@@ -40,17 +40,21 @@ def _text_task(
     texts: Sequence[Sequence[Read]], facts: dict[str, Any], sides: Sides | None = None, **card: Any
 ) -> Made:
     """Three lists of runs as splits. sides: None for what train has. facts, card: for the card."""
-    read = [[(run, syllables.split()) for run, syllables in part] for part in texts]
-    source, target = sides or words.vocabularies(*zip(*read[0], strict=True))
-    parts = [[(source.encode(x, "map"), target.encode(y, "map")) for y, x in part] for part in read]
-    x, y = (sum(pair[side].count(UNKNOWN) for pair in parts[2]) for side in (0, 1))
+    source, target = sides or words.vocabularies(
+        (run for run, _ in texts[0]), (syllables.split() for _, syllables in texts[0])
+    )
+    splits = []
+    for part in texts:
+        x = [source.encode(syllables.split(), "map") for _, syllables in part]
+        splits.append(Split(x, [target.encode(run, "map") for run, _ in part]))
+    in_x, in_y = (sum(row.count(UNKNOWN) for row in rows) for rows in (splits[2].x, splits[2].y))
     counts = {
         "source vocabulary": len(source),
         "target vocabulary": len(target),
-        "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": y,
-        "test syllables outside the vocabulary (UNKNOWN in x)": x,
+        "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": in_y,
+        "test syllables outside the vocabulary (UNKNOWN in x)": in_x,
     }
-    return source, target, parts, Card(counts=counts | facts, **card)
+    return source, target, splits, Card(counts=counts | facts, **card)
 
 
 def _runs(line: str) -> list[str]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..data import Card, Split, Vocab
 from ..errors import expect
 from ..shift import UNKNOWN
@@ -10,24 +12,20 @@ from .files import stable_hash
 
 SPLITS = ("train", "validation", "test")
 Sizes = tuple[int, int, int]  # how many pairs each of them has
-Pair = tuple[list[int], list[int]]  # x and y, ids
-# Vocabularies of x and y, the pairs of each split, a card that has yet to count them (``measure``).
-Made = tuple[Vocab, Vocab, Sequence[Sequence[Pair]], Card]
+# Vocabularies of x and y, three splits, and a card that has yet to count them (``measure``).
+Made = tuple[Vocab, Vocab, Sequence[Split], Card]
 Maker = Callable[..., Made]  # takes the task's options
 
 
 def check_sizes(sizes: Any) -> Sizes:
     """Three sizes, one for each split. Raises ValueError."""
-    try:
-        sizes = tuple(sizes)
-    except TypeError:
-        sizes = (sizes,)
+    sizes = tuple(sizes) if np.iterable(sizes) else (sizes,)
     fits = len(sizes) == 3 and all(type(n) is int and n >= 0 for n in sizes)
     expect(fits, "sizes", "(train, validation, test), three ints >= 0", sizes)
     return sizes[0], sizes[1], sizes[2]
 
 
-def measure(*splits: Split) -> dict[str, Any]:
+def measure(splits: Sequence[Split]) -> dict[str, Any]:
     """For a card: pairs of each split, tokens of y, and how many different ones x and y have."""
     return {
         name: {

@@ -1,8 +1,5 @@
-"""A dictionary as a model of text, and the ``words`` corpus of pinyin, which it draws.
-
-The model is words, their readings, and how likely each is to come next: what a word lattice knows,
-too (``counting/lexicon.py``).
-"""
+"""A dictionary as a model of text, and the ``words`` corpus of pinyin, which it draws. What the
+model knows, a word lattice knows, too (``counting/lexicon.py``)."""
 
 import functools
 import re
@@ -16,17 +13,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..checks import check_whole
-from ..data import Card, Vocab
+from ..data import Card, Split, Vocab
 from ..errors import Refusal, expect
 from .files import cached, package_folder, versions
-from .splits import Made, Pair, Sizes
+from .splits import Made, Sizes
 
 SHORTEST, LONGEST = 4, 32  # hanzi in a pair
 HANZI = re.compile(r"[\u4e00-\u9fff]+")
 SPELLED = re.compile("[a-z]+")
 SIZES = (60_000, 1000, 2000)
 Ids = list[list[int]]  # of the tokens of each word
-# GB2312's level 1, the 3,755 common hanzi: two bytes each, the first 0xB0 to 0xD7.
+# The 3,755 common hanzi, GB2312's level 1: two bytes each, the first of them 0xB0 to 0xD7.
 COMMON = {
     bytes(pair).decode("gb2312", "ignore") for pair in product(range(0xB0, 0xD8), range(0xA1, 0xFF))
 }
@@ -72,10 +69,10 @@ def word_model(lexicon: int | None = None, rare: bool = False) -> WordModel:
     lexicon: only the so many most frequent words, 100 or more; None for all. ValueError when there
     are fewer. rare: keep rare words and rare hanzi too, for the conversion of real text.
 
-    Kept are words of hanzi of GB2312's level 1 (the 3,755 common ones) that were counted at least
-    ``LEAST_COUNT`` times and are read with one syllable a hanzi; q(w) is the count's share. The
-    reading is the word's in isolation, so a sentence is read word by word and a homograph such as
-    的 has one reading as a word of its own and may have others inside words.
+    Kept are words of ``COMMON`` hanzi that were counted at least ``LEAST_COUNT`` times and are read
+    with one syllable a hanzi; q(w) is the count's share. The reading is the word's in isolation, so
+    a sentence is read word by word and a homograph such as 的 has one reading as a word of its own
+    and may have others inside words.
     """
     path, least = package_folder("jieba") / "dict.txt", 1 if rare else LEAST_COUNT
     key = f"{versions('jieba', 'pypinyin')}, counts >= {least}"
@@ -113,16 +110,6 @@ def _dictionary(path: Path, least: int, rare: bool) -> dict[str, Any]:
     }
 
 
-FLAWS = (
-    "Not language: words are independent, so no context beyond the word helps, and none is to be "
-    "learned.",
-    "The counts are the dictionary's own, from an old newspaper-like corpus, some of them smoothed "
-    "by hand.",
-    "A word has the one reading that pypinyin gives it in isolation, right or wrong.",
-    "Sentences that occur twice within one split are kept, as the model draws them.",
-)
-
-
 def make(
     sizes: Sizes = SIZES, seed: int = 0, stop: float = 1 / 8, lexicon: int | None = None
 ) -> Made:
@@ -139,16 +126,16 @@ def make(
     ids = [list(map(source.encode, model.readings)), list(map(target.encode, model.words))]
     taken: set[tuple[int, ...]] = set()
 
-    def draw(which: int) -> list[Pair]:
+    def draw(which: int) -> Split:
         """What no split drawn before has."""
         pairs = _draw(np.random.default_rng([seed, which]), model.probabilities, stop, *ids)
         kept = list(islice((p for p in pairs if tuple(p[1]) not in taken), sizes[which]))
         taken.update(tuple(y) for _, y in kept)
-        return kept
+        return Split([x for x, _ in kept], [y for _, y in kept])
 
     # Test first, as the model draws it: Bayes limits hold for it as it stands. Then what is left.
     test, validation, train = draw(2), draw(1), draw(0)
-    texts = [["".join(map(chr, y)) for _, y in pairs] for pairs in (test, train)]
+    texts = [["".join(map(chr, y)) for y in split.y] for split in (test, train)]
     card = Card(
         name="pinyin-words",
         source="Words of jieba's dict.txt drawn by frequency, read by pypinyin "
@@ -166,14 +153,21 @@ def make(
         },
         split="Test is drawn first and kept as drawn; validation leaves out what is in test, train "
         "what is in either.",
-        flaws=FLAWS,
+        flaws=(
+            "Not language: words are independent, so no context beyond the word helps, and none is "
+            "to be learned.",
+            "The counts are the dictionary's own, from an old newspaper-like corpus, some of them "
+            "smoothed by hand.",
+            "A word has the one reading that pypinyin gives it in isolation, right or wrong.",
+            "Sentences that occur twice within one split are kept, as the model draws them.",
+        ),
     )
     return source, target, (train, validation, test), card
 
 
 def _draw(
     rng: np.random.Generator, q: np.ndarray, stop: float, x_ids: Ids, y_ids: Ids
-) -> Iterator[Pair]:
+) -> Iterator[tuple[list[int], list[int]]]:
     """Pairs without end, from sentences of words, of which thousands are drawn at once. ::
 
         n      2   1 3            words in each, geometric
@@ -196,9 +190,8 @@ def _draw(
 
 def vocabularies(texts: Iterable[str], readings: Iterable[Sequence[str]]) -> tuple[Vocab, Vocab]:
     """Of the syllables and of the hanzi, in order."""
-    syllables = {s for reading in readings for s in reading}
-    hanzi = {c for text in texts for c in text}
-    return Vocab(tuple(sorted(syllables))), Vocab(tuple(sorted(hanzi)))
+    syllables, hanzi = (sorted({t for row in rows for t in row}) for rows in (readings, texts))
+    return Vocab(tuple(syllables)), Vocab(tuple(hanzi))
 
 
 def share_inside(test: Sequence[str], train: Sequence[str]) -> str:
