@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from ..shift import END, START, UNKNOWN
 Table = dict[int, float]  # of n-grams or contexts, packed as below: a log probability
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     """One order of Kneser-Ney: n-grams packed into int64 keys, the last token the lowest digit."""
 
     grams: np.ndarray  # (G,) sorted keys of the n-grams seen
@@ -72,6 +71,7 @@ class KneserNey:
         return keys[events], row[events]
 
     def _level(self, grams: np.ndarray, counts: np.ndarray) -> _Level:
+        """An order of the model from its n-grams (sorted keys) and their counts, both (G,)."""
         once, twice = (counts == 1).sum(), (counts == 2).sum()
         D = float(np.clip(once / max(once + 2 * twice, 1), 0.05, 0.95))
         h = grams // self.base

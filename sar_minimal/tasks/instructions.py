@@ -31,7 +31,6 @@ CHANGES = {
     "next": ("后移", "bcdefghi"),
     "mirror": ("对换", LETTERS[::-1]),
 }
-LANGUAGES = ("en", "zh")
 STATUS = ("seen", "language", "pair", "skill")  # or new: in its language, as a pair, a skill
 # What training shows of each order, with the changes from left to right.
 GRID = """
@@ -42,10 +41,7 @@ first    seen   seen   seen      pair      seen
 last     seen   seen   seen      seen      seen
 swap     skill  skill  skill     skill     skill
 """
-SHOWN = {
-    order: dict(zip(CHANGES, row, strict=True))
-    for order, *row in map(str.split, GRID.strip().split("\n"))
-}
+SHOWN = {order: shown for order, *shown in map(str.split, GRID.strip().split("\n"))}
 LENGTH = 3  # of every question and answer
 
 
@@ -79,11 +75,11 @@ class Instruction:
     @property
     def status(self) -> str:
         """What training shows of it, of ``STATUS``; "language" is a cell that is left out in zh."""
-        shown = SHOWN[self.order][self.change]
+        shown = SHOWN[self.order][list(CHANGES).index(self.change)]
         return "seen" if shown == "language" and self.language == "en" else shown
 
 
-INSTRUCTIONS = tuple(starmap(Instruction, product(ORDERS, CHANGES, LANGUAGES)))
+INSTRUCTIONS = tuple(starmap(Instruction, product(ORDERS, CHANGES, ("en", "zh"))))
 SYMBOLS = "".join(sorted({c for _, letters in CHANGES.values() for c in letters}))
 TARGET = Vocab(tuple(SYMBOLS))
 SOURCE = Vocab((*SYMBOLS, ":", "=", ";", *sorted({w for do in INSTRUCTIONS for w in do.words})))
@@ -128,6 +124,7 @@ def make(
     seen = [do for do in INSTRUCTIONS if do.status == "seen"]
 
     def draw(which: int, size: int) -> Split:
+        """Prompts of split number ``which``; only test, 2, asks what training has not shown."""
         random_, pairs = random.Random(f"{seed} {which}"), []
         for row in range(size):
             do = INSTRUCTIONS[row % len(INSTRUCTIONS)] if which == 2 else random_.choice(seen)

