@@ -2,18 +2,17 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import Refusal
+from ..errors import Refusal, expect
 from ..shift import END, START, UNKNOWN
 
 Table = dict[int, float]  # of n-grams or contexts, packed as below: a log probability
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     """One order of Kneser-Ney: n-grams packed into int64 keys, the last token the lowest digit."""
 
     grams: np.ndarray  # (G,) sorted keys of the n-grams seen
@@ -44,8 +43,7 @@ class KneserNey:
     """
 
     def __init__(self, ys: Sequence[Sequence[int]], order: int, vocabulary: int | None = None):
-        if isinstance(order, bool) or order not in (1, 2, 3):
-            raise Refusal(f"order: expected 1, 2 or 3, got {order!r}")
+        expect(order in (1, 2, 3) and order is not True, "order", "1, 2 or 3", order)
         if not len(ys) or not all(map(len, ys)):
             raise Refusal("ngram: expected at least one sentence and no empty one")
         low, high = min(map(min, ys)), max(map(max, ys))
@@ -73,6 +71,7 @@ class KneserNey:
         return keys[events], row[events]
 
     def _level(self, grams: np.ndarray, counts: np.ndarray) -> _Level:
+        """An order of the model from its n-grams (sorted keys) and their counts, both (G,)."""
         once, twice = (counts == 1).sum(), (counts == 2).sum()
         D = float(np.clip(once / max(once + 2 * twice, 1), 0.05, 0.95))
         h = grams // self.base

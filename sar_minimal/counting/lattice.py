@@ -10,9 +10,6 @@ With q(w) a word's frequency and rho the chance to stop after one, ::
 which is a hidden Markov model over words. The best path is Viterbi's, Z and p(y_t | x) are those of
 the forward-backward recursion (Rabiner 1989). The two answer different questions: a text y may have
 several segmentations, and what is most probable at each t need not be as a whole (section 5).
-
-``lexicon.Lexicon`` draws it from a dictionary; in that of ``word_ngram.WordNGram`` a language model
-weighs the words, too.
 """
 
 import heapq
@@ -66,17 +63,13 @@ class Lattice:
         return sums
 
     @cached_property
-    def log_totals(self) -> list[float]:
-        """log Z_i, the summed weight of all paths from each node i to the end."""
-        return self._backward(_log_sum)
-
-    @cached_property
     def chain(self) -> list[dict[Word, tuple[int, float]]]:
         """The arcs of each node by their words, with p(arc | the path is at the node), 0 left out.
 
-        That is exp(weight) Z_j / Z_i, and the paths are a Markov chain.
+        That is exp(weight) Z_j / Z_i, where Z_i sums all paths from node i to the end: the paths
+        are a Markov chain.
         """
-        Z = self.log_totals
+        Z = self._backward(_log_sum)  # in logs
         return [
             {
                 word: (j, p)

@@ -1,25 +1,22 @@
-"""What a dictionary alone knows about pinyin: the lattice of its words, and the limit that it sets.
-
-``Lexicon`` holds the words and draws the graph (``lattice.py``). It needs a dictionary, no corpus.
-``bayes_limit`` says what no decoder can beat where the lexicon is the model that drew the text.
-"""
+"""What a dictionary alone, no corpus, knows about pinyin: the lattice of its words, and the limit
+that it sets where the text was drawn from it."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import Refusal
 from ..data import Split, Vocab
+from ..errors import Refusal, expect
 from ..shift import UNKNOWN
 from .lattice import Lattice, Word
 
 Ids = Sequence[Sequence[int]]
 Entry = tuple[float, Word]  # log weight in nats, the word
-Model = tuple[
-    Sequence[str], Sequence[Sequence[str]], np.ndarray, float
-]  # ``tasks.words.WordModel``
+# ``tasks.words.WordModel``
+Model = tuple[Sequence[str], Sequence[Sequence[str]], np.ndarray, float]
 
 
 class Lexicon:
@@ -50,11 +47,11 @@ class Lexicon:
         weights = np.asarray(log_probs, dtype=np.float64)
         if not np.isfinite(weights).all():
             raise Refusal("log_probs: expected finite numbers")
-        if not 0 <= rescue < math.inf:
-            raise Refusal(f"rescue: expected a price in nats, >= 0, got {rescue!r}")
+        expect(0 <= rescue < math.inf, "rescue", "a price in nats, >= 0", rescue)
         self.rescue, top = float(rescue), float(weights.max())
         self.read: dict[Word, list[Entry]] = {}  # by reading; every prefix of one is in it
-        inside: dict[int, dict[int, float]] = {}  # of a syllable: the tokens that words read so
+        # Of a syllable: the tokens that words read so, and their weight.
+        inside: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         for word, reading, weight in zip(words, readings, weights.tolist(), strict=True):
             key, value = tuple(reading), tuple(word)
             if not value or len(value) != len(key):
@@ -63,8 +60,7 @@ class Lexicon:
                 self.read.setdefault(key[:n], [])
             self.read.setdefault(key, []).append((weight, value))
             for token, syllable in zip(value, key, strict=True):
-                share = inside.setdefault(syllable, {})
-                share[token] = share.get(token, 0.0) + math.exp(max(weight - top, -700.0))
+                inside[syllable][token] += math.exp(max(weight - top, -700.0))
         for syllable, share in inside.items():
             alone, total = self.read.setdefault((syllable,), []), sum(share.values())
             listed = {word[0] for _, word in alone}
@@ -127,9 +123,8 @@ class Lexicon:
 class BayesLimit:
     """What no decoder can beat, and what the best ones got, of each of N sentences.
 
-    The best for characters takes the most probable token at each position, the best for sentences
-    the most probable text. ``characters`` and ``sentences`` are the expected hits given x, over all
-    y that the model might have drawn; the realised ones count the y that it did draw.
+    ``characters`` and ``sentences`` are the hits expected given x, over all y that the model might
+    have drawn; the realised ones count the y that it did draw.
     """
 
     lengths: np.ndarray  # (N,) T

@@ -3,8 +3,6 @@
 ``NGram`` finds, exactly (Viterbi), ::
 
     y* = argmax_y  prod_t p(y_t | y_{t-n+1..t-1}) p(x_t | y_t) * p(</s> | y_{T-n+2..T})
-
-so an error of it is an error of the model, never of the search (section 5).
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import Refusal
 from ..data import Split
+from ..errors import Refusal
 from ..shift import END, START, UNKNOWN
 from .kneser_ney import KneserNey, look_up
 
@@ -99,18 +97,18 @@ class NGram:
     def _pair(self, a: Column, b: Column) -> _Pair:
         """Remembered under the names: there are few pairs of syllables, met again and again."""
         key = (a.name, b.name)
-        if None in key or key not in self._pairs:
-            u, v = a.hanzi[:, None], b.hanzi
-            pair = _Pair(np.log(self.model.prob(u, v, 2)) + b.weights)
-            if self.order == 3:
-                level, keys = self.model.levels[2], u * self.model.base + v
-                left = np.log(look_up(level.contexts, level.left_over, keys, 1.0))
-                # the discount leaves less than 1 (log 0) where (u, v) was seen
-                pair = _Pair(pair.step, left, np.nonzero(left))
-            if None in key:
-                return pair
+        if key in self._pairs:
+            return self._pairs[key]
+        u, v = a.hanzi[:, None], b.hanzi
+        pair = _Pair(np.log(self.model.prob(u, v, 2)) + b.weights)
+        if self.order == 3:
+            level, keys = self.model.levels[2], u * self.model.base + v
+            left = np.log(look_up(level.contexts, level.left_over, keys, 1.0))
+            # The discount leaves less than 1 (log 0) where (u, v) was seen.
+            pair = _Pair(pair.step, left, np.nonzero(left))
+        if None not in key:
             self._pairs[key] = pair
-        return self._pairs[key]
+        return pair
 
     def _viterbi(self, columns: list[Column]) -> list[int]:
         """The best path, exact, over pairs (u, v), but without the cube over (u, v, w). ::

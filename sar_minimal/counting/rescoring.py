@@ -11,9 +11,10 @@ from torch import Tensor
 from ..algorithm1 import DualStreamSAR, given_x
 from ..autoregressive import Autoregressive
 from ..blocks import decoder
-from ..checks import Refusal, check_whole
+from ..checks import check_whole
 from ..data import Decoded, Split, accuracy
 from ..decoding import log_likelihood
+from ..errors import expect
 from ..shift import PAD, UNKNOWN
 from .ngram import NGram
 from .word_ngram import WordNGram
@@ -40,13 +41,10 @@ def rescore(
     network reads anything again.
     """
     check_whole("k", k)
-    if not weight > 0:
-        raise Refusal(f"weight: expected > 0, got {weight!r}")
+    expect(weight > 0, "weight", "> 0", weight)
     log_q, own = given_x(model, x, lengths)
-    vocabulary = model.config.target_vocab
-    if ngram.model.base != vocabulary:
-        expected = f"a vocabulary of {vocabulary} as in model"
-        raise Refusal(f"ngram: expected {expected}, got {ngram.model.base}")
+    vocabulary, known = model.config.target_vocab, ngram.model.base
+    expect(known == vocabulary, "ngram", f"a vocabulary of {vocabulary} as in model", known)
     log_q[..., :UNKNOWN] = -math.inf  # an n-gram has no <pad>, <s> or </s> within a sentence
     scores, candidates = log_q.topk(min(k, vocabulary - UNKNOWN))  # (B, T, k)
     tokens = torch.full(x.shape, PAD, device=x.device)

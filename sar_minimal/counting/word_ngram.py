@@ -1,18 +1,20 @@
 """A dictionary and an n-gram together, by a beam over words."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
-from ..checks import Refusal, WrongType, check_whole
+from ..checks import check_whole
+from ..errors import WrongType, expect
 from ..shift import END, START, UNKNOWN
 from .lattice import Arc, Lattice, Word
 from .lexicon import Entry, Lexicon
 from .ngram import NGram
 
 Pair = tuple[int, int]  # the last two hanzi, all that the language model looks back at
+LogP = Callable[[int, int, int], float]  # of u, v, w: log p(w | u, v)
 Spans = list[tuple[int, list[Entry]]]  # where they end, and the words that reach there
-Second = dict[tuple[int, int, int], float]  # log p of a word's second hanzi
 
 
 class WordNGram:
@@ -43,15 +45,12 @@ class WordNGram:
         for name, value, kind in (("lexicon", lexicon, Lexicon), ("ngram", ngram, NGram)):
             if not isinstance(value, kind):
                 raise WrongType(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
-        if not 0 <= weight < float("inf"):
-            raise Refusal(f"weight: expected a number >= 0, got {weight!r}")
+        expect(0 <= weight < float("inf"), "weight", "a number >= 0", weight)
         if width is not None:
             check_whole("width", width)
         most = ngram.model.base - 1
         highest = max(max(word) for entries in lexicon.read.values() for _, word in entries)
-        if highest > most:
-            tokens = f"tokens in {UNKNOWN}..{most} as in ngram"
-            raise Refusal(f"lexicon: expected {tokens}, got {highest}")
+        expect(highest <= most, "lexicon", f"tokens in {UNKNOWN}..{most} as in ngram", highest)
         self.lexicon, self.ngram, self.weight, self.width = lexicon, ngram, weight, width
         self._log_p = ngram.model.log_p
         self._inner: dict[Word, list[Entry]] = {}
@@ -73,7 +72,8 @@ class WordNGram:
         # What arrives behind each syllable, by the last two hanzi: (score, origin, word).
         beam: list[dict[Pair, list[tuple[float, int, Word]]]] = [{} for _ in leader]
         beam[0][START, START] = []
-        second: Second = {}
+        # Many nodes stand behind the same hanzi, so log p of a word's second hanzi is remembered.
+        second = cache(lambda u, v, w: self.weight * self._log_p(u, v, (w,))[0])
         for i, states in enumerate(beam):
             spans = [(j, self._known(x[i:j], entries)) for j, entries in self.lexicon.spans(x, i)]
             best = [(max(arrivals, default=(0.0,))[0], pair) for pair, arrivals in states.items()]
@@ -88,11 +88,11 @@ class WordNGram:
         return Lattice(arcs)
 
     def _onward(
-        self, score: float, pair: Pair, spans: Spans, leader: list[float], second: Second
+        self, score: float, pair: Pair, spans: Spans, leader: list[float], second: LogP
     ) -> Iterator[tuple[int, Pair, float, Word]]:
         """The words that go on from a node: where to, the last two hanzi there, score, the word.
 
-        ``leader`` is kept up, and ``second``, as many nodes stand behind the same hanzi.
+        ``leader`` is kept up. second: weight * log p of a word's second hanzi.
         """
         (u, v), log_p, weight, end = pair, self._log_p, self.weight, len(leader) - 1
         # log p is never above 0, so what a word can still reach is known before it is looked up.
@@ -106,10 +106,8 @@ class WordNGram:
                 w = word[0]
                 total, state = score + given + weight * first[w], (v, w)
                 if len(word) > 1:
-                    state, key = (word[-2], word[-1]), (v, w, word[1])
-                    if key not in second:
-                        second[key] = weight * log_p(v, w, word[1:2])[0]
-                    total += second[key]
+                    state = (word[-2], word[-1])
+                    total += second(v, w, word[1])
                 if j == end:  # </s> comes, and nothing after it: one node
                     total += weight * log_p(*state, (END,))[0]
                     state = (END, END)

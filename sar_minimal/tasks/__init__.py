@@ -19,19 +19,21 @@ the tasks as they load (sections 3.4 and 5).
 """
 
 import inspect
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..checks import Refusal, check_whole
+from ..checks import check_whole
 from ..data import Task
-from . import docstrings, exact, instructions, numerals, pinyin, symbols
-from .splits import Maker, check_sizes
+from ..errors import Refusal, expect
+from . import docstrings, exact, instructions, pinyin
+from .splits import Maker, check_sizes, measure
 
 MAKERS: dict[str, Maker] = {
-    **{kind: partial(symbols.make, kind) for kind in symbols.ANSWERS},
+    **{kind: partial(exact.ordered, kind) for kind in exact.ANSWERS},
     "homophone": exact.homophone,
     "coherence": exact.coherence,
-    "numerals": numerals.make,
+    "numerals": exact.numerals,
     "docstrings": docstrings.make,
     "instructions": instructions.make,
 }
@@ -53,8 +55,7 @@ def load_task(name: str, **options: Any) -> Task:
     "news" and "file:PATH" nothing.
     Raises ValueError naming what is wrong and what there is, MissingPackage with what to install.
     """
-    if name not in TASKS:
-        raise Refusal(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    expect(name in TASKS, "task", f"one of {', '.join(TASKS)}", name)
     chosen = {"corpus": options.pop("corpus", "words")} if name == "pinyin" else {}
     make = pinyin.corpus_maker(**chosen) if chosen else MAKERS[name]
     known = {option: p.default for option, p in inspect.signature(make).parameters.items()}
@@ -68,4 +69,6 @@ def load_task(name: str, **options: Any) -> Task:
         options["sizes"] = check_sizes(options["sizes"])
         check_whole("seed", options["seed"], least=0)
     source, target, splits, card = make(**options)
-    return Task(name, source, target, *splits, {**chosen, **options}, card)
+    card, options = replace(card, counts=measure(splits) | card.counts), {**chosen, **options}
+    train, validation, test = splits
+    return Task(name, source, target, train, validation, test, options, card)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..checks import check_whole
 from ..data import Card, Split, Vocab
 from .files import stable_hash
-from .splits import Made, Splits, measure, tenth
+from .splits import Made, tenth
 
 SPACE = "␣"  # a vocabulary has no white space in it
 CHARACTERS = SPACE + "".join(c for c in map(chr, range(33, 127)) if not c.isupper())
@@ -61,14 +61,13 @@ def make(length: int = 64) -> Made:
     vocab, rows = Vocab(tuple(CHARACTERS)), tuple[list[list[int]], ...](([], [], []))
     for piece in sorted(module_of, key=stable_hash):  # so the first n are a sample of them all
         rows[tenth(module_of[piece])].append(vocab.encode(piece))
-    splits = Splits(*(Split(y, y) for y in rows))
     card = Card(
         name="docstrings",
         source=f"Docstrings of the standard library of Python {platform.python_version()}, read "
         f"where it is installed, in lower case, ASCII only, white space as {SPACE}, cut into "
         f"pieces of {length} characters. x is y.",
         licence="PSF License (version 2) for the text; nothing of it is committed.",
-        counts=measure(splits) | {"modules": len(set(module_of.values()))},
+        counts={"modules": len(set(module_of.values()))},
         split="By top-level module: a stable hash of its name puts it into train (8 of 10), "
         "validation or test. Docstrings that occur twice are kept once, and so are pieces.",
         flaws=(
@@ -79,4 +78,4 @@ def make(length: int = 64) -> Made:
             "Phrases that modules share (return, if the, optional) are in all splits.",
         ),
     )
-    return vocab, vocab, splits, card
+    return vocab, vocab, [Split(y, y) for y in rows], card

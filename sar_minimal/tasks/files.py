@@ -73,14 +73,14 @@ def cached(name: str, key: str, build: Callable[[], dict[str, Any]]) -> Any:
     try:
         write_atomically(path, f"{stable_hash(body):016x}\n{body}".encode())
     except OSError as error:
-        _warn_once(
-            f"cache: cannot write {path.parent} ({error.strerror}); set SAR_CACHE to a folder that can be"
-        )
+        why = f"cannot write {path.parent} ({error.strerror})"
+        _warn_once(f"cache: {why}; set SAR_CACHE to a folder that can be")
     return json.loads(body)  # in the form that the next call will get it
 
 
 @functools.cache
 def _warn_once(message: str) -> None:
+    """Warn whoever called what calls this, and say the same only once."""
     warnings.warn(message, stacklevel=4)
 
 
@@ -94,4 +94,5 @@ def package_folder(name: str, extra: str = "") -> Path:
 
 
 def versions(*packages: str) -> str:
+    """The packages with their versions, for a card or a key of the cache."""
     return ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)

@@ -1,17 +1,8 @@
 """Instructions to follow, for chapter 9.
 
-x says in English or Chinese what to do with three letters, y is the answer. An
-instruction is an order of the letters, then a change of each, so the instructions are a grid ::
-
-               as they are   upper         number        next          mirror
-    copy       seen          seen          seen          seen          English only
-    reverse    seen          seen          never         English only  seen
-    rotate     seen          never         English only  seen          seen
-    first      seen          seen          seen          never         seen
-    last       seen          seen          seen          seen          seen
-    swap       never         never         never         never         never
-
-and of each cell it is known which of its parts training has shown (sections 1.3 and 5).
+x says in English or Chinese what to do with three letters, y is the answer. An instruction is an
+order of the letters, then a change of each, so the instructions are a grid, and of each cell it is
+known which of its parts training has shown (``GRID``; sections 1.3 and 5).
 """
 
 import random
@@ -19,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product, starmap
 
-from ..checks import Refusal, check_whole
+from ..checks import check_whole
 from ..data import Card, Split, Vocab
-from .splits import Made, Sizes, Splits, measure, tenth
+from ..errors import expect
+from .splits import Made, Sizes, tenth
 
 LETTERS = "abcdefgh"
 ORDERS: dict[str, tuple[str, Callable[[str], str]]] = {
@@ -39,11 +31,17 @@ CHANGES = {
     "next": ("后移", "bcdefghi"),
     "mirror": ("对换", LETTERS[::-1]),
 }
-LANGUAGES = ("en", "zh")
-NEW_SKILL = "swap"  # the others are known; of these, what training leaves out:
-NEW_PAIRS = (("reverse", "number"), ("rotate", "upper"), ("first", "next"))
-ENGLISH_ONLY = (("copy", "mirror"), ("reverse", "next"), ("rotate", "number"))
-STATUS = ("seen", "language", "pair", "skill")
+STATUS = ("seen", "language", "pair", "skill")  # or new: in its language, as a pair, a skill
+# What training shows of each order, with the changes from left to right.
+GRID = """
+copy     seen   seen   seen      seen      language
+reverse  seen   seen   pair      language  seen
+rotate   seen   pair   language  seen      seen
+first    seen   seen   seen      pair      seen
+last     seen   seen   seen      seen      seen
+swap     skill  skill  skill     skill     skill
+"""
+SHOWN = {order: shown for order, *shown in map(str.split, GRID.strip().split("\n"))}
 LENGTH = 3  # of every question and answer
 
 
@@ -76,16 +74,12 @@ class Instruction:
 
     @property
     def status(self) -> str:
-        """What training shows: it is "seen", or new in its "language", as a "pair", a "skill"."""
-        pair = (self.order, self.change)
-        if self.order == NEW_SKILL:
-            return "skill"
-        if pair in NEW_PAIRS:
-            return "pair"
-        return "language" if pair in ENGLISH_ONLY and self.language == "zh" else "seen"
+        """What training shows of it, of ``STATUS``; "language" is a cell that is left out in zh."""
+        shown = SHOWN[self.order][list(CHANGES).index(self.change)]
+        return "seen" if shown == "language" and self.language == "en" else shown
 
 
-INSTRUCTIONS = tuple(starmap(Instruction, product(ORDERS, CHANGES, LANGUAGES)))
+INSTRUCTIONS = tuple(starmap(Instruction, product(ORDERS, CHANGES, ("en", "zh"))))
 SYMBOLS = "".join(sorted({c for _, letters in CHANGES.values() for c in letters}))
 TARGET = Vocab(tuple(SYMBOLS))
 SOURCE = Vocab((*SYMBOLS, ":", "=", ";", *sorted({w for do in INSTRUCTIONS for w in do.words})))
@@ -94,7 +88,7 @@ SOURCE = Vocab((*SYMBOLS, ":", "=", ";", *sorted({w for do in INSTRUCTIONS for w
 def ask(
     do: Instruction, letters: list[str], words: Sequence[str] | None = None, working: bool = False
 ) -> tuple[list[int], list[int]]:
-    """One pair, x and y, ids: of ``letters`` the first is the question, the others worked examples.
+    """One pair: of ``letters`` the first is the question, the others worked examples.
 
     words: what stands where the instruction does, None for its own. working: as in ``Instruction``.
 
@@ -108,18 +102,12 @@ def ask(
     return SOURCE.encode((*question, ":", *words, *examples)), TARGET.encode(do(question, working))
 
 
-def draw_letters(random_: random.Random) -> str:
-    """A question: ``LENGTH`` letters, drawn one by one."""
-    return "".join(random_.choices(LETTERS, k=LENGTH))
-
-
-FLAWS = (
-    "The language is two templates and a dozen words: what is measured is whether known parts are "
-    "put together, not whether language is understood.",
-    "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
-    "sometimes answered rightly.",
-    f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and again.",
-)
+def draw_letters(random_: random.Random, which: int | None = None) -> str:
+    """``LENGTH`` letters, drawn one by one. which: until it is a question of that split."""
+    while True:
+        letters = "".join(random_.choices(LETTERS, k=LENGTH))
+        if which in (None, tenth(letters)):  # 8 of 10 in train, one each in validation and test
+            return letters
 
 
 def make(
@@ -132,20 +120,19 @@ def make(
     """Prompts and answers, of the seen instructions and, in test, of all; see ``load_task``."""
     check_whole("shots", shots, least=0)
     for name, flag in (("working", working), ("shuffled", shuffled)):
-        if not isinstance(flag, bool):
-            raise Refusal(f"{name}: expected True or False, got {flag!r}")
+        expect(isinstance(flag, bool), name, "True or False", flag)
     seen = [do for do in INSTRUCTIONS if do.status == "seen"]
 
     def draw(which: int, size: int) -> Split:
+        """Prompts of split number ``which``; only test, 2, asks what training has not shown."""
         random_, pairs = random.Random(f"{seed} {which}"), []
         for row in range(size):
             do = INSTRUCTIONS[row % len(INSTRUCTIONS)] if which == 2 else random_.choice(seen)
-            letters = [_question(random_, which), *(draw_letters(random_) for _ in range(shots))]
+            letters = [draw_letters(random_, which), *(draw_letters(random_) for _ in range(shots))]
             words = random_.choice(seen).words if shuffled and which < 2 else None
             pairs.append(ask(do, letters, words, working))
         return Split([x for x, _ in pairs], [y for _, y in pairs])
 
-    splits = Splits(*(draw(which, size) for which, size in enumerate(sizes)))
     status = [do.status for do in INSTRUCTIONS]
     card = Card(
         name="instructions",
@@ -153,17 +140,18 @@ def make(
         f"{LENGTH} of the letters {LETTERS}, seed {seed}; {shots} worked examples after each "
         "question. A word is a token.",
         licence="Ours.",
-        counts=measure(splits) | {f"instructions, {s}": status.count(s) for s in STATUS},
+        counts={f"instructions, {s}": status.count(s) for s in STATUS},
         split="Train and validation hold the seen instructions only; test asks each instruction in "
         "turn, row i the one of number i modulo their number. No question is in two splits: a "
         "stable hash of it decides.",
-        flaws=(*FLAWS, *["The instructions of train and validation are another row's."] * shuffled),
+        flaws=(
+            "The language is two templates and a dozen words: what is measured is whether known "
+            "parts are put together, not whether language is understood.",
+            "Some answers agree by chance (aab copied and aab swapped), so a wrong instruction is "
+            "sometimes answered rightly.",
+            f"There are {len(LETTERS) ** LENGTH} questions only, so training meets each again and "
+            "again.",
+            *["The instructions of train and validation are another row's."] * shuffled,
+        ),
     )
-    return SOURCE, TARGET, splits, card
-
-
-def _question(random_: random.Random, which: int) -> str:
-    """Letters that belong to split ``which``: 8 of 10 to train, one each to validation and test."""
-    while tenth(letters := draw_letters(random_)) != which:
-        pass
-    return letters
+    return SOURCE, TARGET, list(starmap(draw, enumerate(sizes))), card

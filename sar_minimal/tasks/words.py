@@ -1,30 +1,32 @@
-"""A dictionary as a model of text, and the ``words`` corpus of pinyin, which it draws.
-
-The model is words, their readings, and how likely each is to come next: what a word lattice knows,
-too (``counting/lexicon.py``).
-"""
+"""A dictionary as a model of text, and the ``words`` corpus of pinyin, which it draws. What the
+model knows, a word lattice knows, too (``counting/lexicon.py``)."""
 
 import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..checks import Refusal, check_whole
+from ..checks import check_whole
 from ..data import Card, Split, Vocab
+from ..errors import Refusal, expect
 from .files import cached, package_folder, versions
-from .splits import Made, Sizes, Splits, measure
+from .splits import Made, Sizes
 
 SHORTEST, LONGEST = 4, 32  # hanzi in a pair
 HANZI = re.compile(r"[\u4e00-\u9fff]+")
 SPELLED = re.compile("[a-z]+")
 SIZES = (60_000, 1000, 2000)
 Ids = list[list[int]]  # of the tokens of each word
+# The 3,755 common hanzi, GB2312's level 1: two bytes each, the first of them 0xB0 to 0xD7.
+COMMON = {
+    bytes(pair).decode("gb2312", "ignore") for pair in product(range(0xB0, 0xD8), range(0xA1, 0xFF))
+}
 LEAST_COUNT = 5  # rarer words triple the dictionary and are 0.8 % of its counts
 
 
@@ -67,10 +69,10 @@ def word_model(lexicon: int | None = None, rare: bool = False) -> WordModel:
     lexicon: only the so many most frequent words, 100 or more; None for all. ValueError when there
     are fewer. rare: keep rare words and rare hanzi too, for the conversion of real text.
 
-    Kept are words of hanzi of GB2312's level 1 (the 3,755 common ones) that were counted at least
-    ``LEAST_COUNT`` times and are read with one syllable a hanzi; q(w) is the count's share. The
-    reading is the word's in isolation, so a sentence is read word by word and a homograph such as
-    的 has one reading as a word of its own and may have others inside words.
+    Kept are words of ``COMMON`` hanzi that were counted at least ``LEAST_COUNT`` times and are read
+    with one syllable a hanzi; q(w) is the count's share. The reading is the word's in isolation, so
+    a sentence is read word by word and a homograph such as 的 has one reading as a word of its own
+    and may have others inside words.
     """
     path, least = package_folder("jieba") / "dict.txt", 1 if rare else LEAST_COUNT
     key = f"{versions('jieba', 'pypinyin')}, counts >= {least}"
@@ -97,7 +99,7 @@ def _dictionary(path: Path, least: int, rare: bool) -> dict[str, Any]:
         word, count, _ = line.split(" ")
         if HANZI.fullmatch(word):
             total += int(count)
-            if int(count) >= least and len(word) <= LONGEST and (rare or _is_common(word)):
+            if int(count) >= least and len(word) <= LONGEST and (rare or COMMON.issuperset(word)):
                 counts[word] = int(count)
     read = {w: r for w, r in zip(counts, readings_of(list(counts)), strict=True) if r}
     return {
@@ -106,24 +108,6 @@ def _dictionary(path: Path, least: int, rare: bool) -> dict[str, Any]:
         "counts": [counts[word] for word in read],
         "total": total,
     }
-
-
-def _is_common(word: str) -> bool:
-    """All hanzi of ``word`` are in GB2312's level 1: lead bytes 0xB0 to 0xD7."""
-    try:
-        return all(b"\xb0" <= c.encode("gb2312")[:1] <= b"\xd7" for c in word)
-    except UnicodeEncodeError:
-        return False
-
-
-FLAWS = (
-    "Not language: words are independent, so no context beyond the word helps, and none is to be "
-    "learned.",
-    "The counts are the dictionary's own, from an old newspaper-like corpus, some of them smoothed "
-    "by hand.",
-    "A word has the one reading that pypinyin gives it in isolation, right or wrong.",
-    "Sentences that occur twice within one split are kept, as the model draws them.",
-)
 
 
 def make(
@@ -135,10 +119,10 @@ def make(
     rho = ``stop``. The length is seen in x, so p(words | x) is proportional to prod (1 - rho) q(w)
     over the words that read x. For the options see ``load_task``.
     """
-    if isinstance(stop, bool) or not isinstance(stop, (int, float)) or not 0.01 <= stop < 1:
-        raise Refusal(f"stop: expected a probability, 0.01 <= stop < 1, got {stop!r}")
+    fits = isinstance(stop, float) and 0.01 <= stop < 1
+    expect(fits, "stop", "a probability, 0.01 <= stop < 1", stop)
     model = word_model(lexicon)
-    source, target = vocabularies(model.readings, model.words)
+    source, target = vocabularies(model.words, model.readings)
     ids = [list(map(source.encode, model.readings)), list(map(target.encode, model.words))]
     taken: set[tuple[int, ...]] = set()
 
@@ -150,8 +134,8 @@ def make(
         return Split([x for x, _ in kept], [y for _, y in kept])
 
     # Test first, as the model draws it: Bayes limits hold for it as it stands. Then what is left.
-    splits = Splits(*reversed([draw(2), draw(1), draw(0)]))
-    inside = share_inside(splits.test.y, splits.train.y)
+    test, validation, train = draw(2), draw(1), draw(0)
+    texts = [["".join(map(chr, y)) for y in split.y] for split in (test, train)]
     card = Card(
         name="pinyin-words",
         source="Words of jieba's dict.txt drawn by frequency, read by pypinyin "
@@ -159,20 +143,26 @@ def make(
         f"level 1 hanzi with a count of {LEAST_COUNT} or more"
         + ("." if lexicon is None else f", and of these the {lexicon} most frequent."),
         licence="jieba MIT, pypinyin MIT. Only the dictionary's words and counts are used.",
-        counts=measure(splits)
-        | {
+        counts={
             "dictionary words kept": len(model.words),
             "share of the dictionary's counts in them": f"{model.coverage:.4f}",
             "source vocabulary": len(source),
             "target vocabulary": len(target),
-            "distinct sentences in train": len(set(map(tuple, splits.train.y))),
-            "test sentences inside a training sentence": inside,
+            "distinct sentences in train": len(set(texts[1])),
+            "test sentences inside a training sentence": share_inside(*texts),
         },
         split="Test is drawn first and kept as drawn; validation leaves out what is in test, train "
         "what is in either.",
-        flaws=FLAWS,
+        flaws=(
+            "Not language: words are independent, so no context beyond the word helps, and none is "
+            "to be learned.",
+            "The counts are the dictionary's own, from an old newspaper-like corpus, some of them "
+            "smoothed by hand.",
+            "A word has the one reading that pypinyin gives it in isolation, right or wrong.",
+            "Sentences that occur twice within one split are kept, as the model draws them.",
+        ),
     )
-    return source, target, splits, card
+    return source, target, (train, validation, test), card
 
 
 def _draw(
@@ -198,23 +188,18 @@ def _draw(
                 yield [i for w in sentence for i in x_ids[w]], y
 
 
-def vocabularies(readings: Iterable[Sequence[str]], texts: Iterable[str]) -> tuple[Vocab, Vocab]:
+def vocabularies(texts: Iterable[str], readings: Iterable[Sequence[str]]) -> tuple[Vocab, Vocab]:
     """Of the syllables and of the hanzi, in order."""
-    syllables = {s for reading in readings for s in reading}
-    hanzi = {c for text in texts for c in text}
-    return Vocab(tuple(sorted(syllables))), Vocab(tuple(sorted(hanzi)))
+    syllables, hanzi = (sorted({t for row in rows for t in row}) for rows in (readings, texts))
+    return Vocab(tuple(syllables)), Vocab(tuple(hanzi))
 
 
-def share_inside(test: Sequence[str | list[int]], train: Sequence[str | list[int]]) -> str:
+def share_inside(test: Sequence[str], train: Sequence[str]) -> str:
     """Share of test sequences that are part of a training sequence: what could be looked up."""
     if not test:
         return "none to look for"
-    rows, text = _as_texts(test), "\uffff".join(_as_texts(train))
-    n = SHORTEST  # no run is shorter: a search of all the text only where all its n-grams are known
+    text, n = "\uffff".join(train), SHORTEST
+    # No run is shorter than n: all the text is searched only where all n-grams of a run are known.
     known = {text[i : i + n] for i in range(len(text) - n + 1)}
-    likely = [row for row in rows if all(row[i : i + n] in known for i in range(len(row) - n + 1))]
-    return f"{sum(row in text for row in likely) / len(rows):.4f}"
-
-
-def _as_texts(rows: Sequence[str | list[int]]) -> list[str]:
-    return [row if isinstance(row, str) else "".join(map(chr, row)) for row in rows]
+    likely = [run for run in test if all(run[i : i + n] in known for i in range(len(run) - n + 1))]
+    return f"{sum(run in text for run in likely) / len(test):.4f}"
