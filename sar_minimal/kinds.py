@@ -42,8 +42,8 @@ KINDS = {
 }
 
 
-def make_model(kind: str, task: Task, seed: int = 0, **options: Any) -> Model:
-    """A new model with the vocabularies of ``task``, its weights drawn from ``seed``.
+def make_model(kind: str, task: Task, seed: int = 0, **options: Any) -> Any:
+    """A new model of a kind with the vocabularies of ``task``, its weights drawn from ``seed``.
 
     kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal,
     saying what there is, on another kind or on an option that the kind does not have.

@@ -5,7 +5,6 @@ and how it is stopped and resumed, is in ``lab/runs.py``.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .blocks import Model
-from .checks import Refusal, check_whole, expect
+from .checks import check_whole, expect
 from .data import Batch, Split, batch_plan, batches
 from .kinds import loss_of
 from .shift import IGNORE
@@ -72,24 +71,6 @@ class Recipe:
             return self.rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def choose_device() -> tuple[torch.device, str]:
-    """Where to compute, and why: ``SAR_DEVICE`` if set, else a GPU if there is one, else the CPU.
-
-    Raises Refusal when ``SAR_DEVICE`` names a device that does not work here.
-    """
-    wish = os.environ.get("SAR_DEVICE")
-    if wish:
-        try:
-            torch.empty(1, device=wish)
-        except (RuntimeError, AssertionError) as error:
-            got = f"{wish!r} ({str(error).splitlines()[0]})"
-            raise Refusal(f"SAR_DEVICE: expected a device of this machine, got {got}") from error
-        return torch.device(wish), f"SAR_DEVICE={wish}"
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.cuda.get_device_name()
-    return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
 
 
 def fit(model: Model, data: Iterable[Any], recipe: Recipe, loss: Loss = loss_of) -> list[float]:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from laws import TINY, build, ctrl_c, run, tokens
 
-from sar_minimal import training
 from sar_minimal.algorithm1 import DualStreamSAR, one_pass
 from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.blocks import Config
@@ -22,6 +21,7 @@ from sar_minimal.data import Batch, Split, Vocab, accuracy, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
 from sar_minimal.influence import influence
 from sar_minimal.kinds import KINDS, loss_of, make_model
+from sar_minimal.lab.device import choose_device
 from sar_minimal.lab.runs import DamagedCheckpoint, Interrupted, load, load_run, save, train
 from sar_minimal.lengths import collapse, ctc_pass, length_pass, uniform_copy
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
@@ -444,7 +444,7 @@ def test_device(monkeypatch):
     for wrong in ("cuda:99", "tpu", "none such"):
         monkeypatch.setenv("SAR_DEVICE", wrong)
         message = f"^SAR_DEVICE: expected a device of this machine, got '{wrong}'"
-        refuses(ValueError, message, training.choose_device)
+        refuses(ValueError, message, choose_device)
 
 
 # ---------------------------------------------------------------- files

@@ -11,6 +11,7 @@ from laws import TINY, build, ctrl_c, run
 from sar_minimal import training
 from sar_minimal.data import Split, batch_plan, batches, make_batch
 from sar_minimal.kinds import KINDS, loss_of, make_model
+from sar_minimal.lab.device import choose_device
 from sar_minimal.lab.runs import Interrupted, load, load_run, train
 from sar_minimal.losses import ar_loss, sar_loss
 from sar_minimal.shift import START, shift_right
@@ -275,15 +276,15 @@ def test_clipping(monkeypatch):
 def test_device(monkeypatch, capsys):
     """SAR_DEVICE is the one place to choose a device, and the choice is printed with its reason."""
     monkeypatch.setenv("SAR_DEVICE", "cpu")
-    assert training.choose_device() == (torch.device("cpu"), "SAR_DEVICE=cpu")
+    assert choose_device() == (torch.device("cpu"), "SAR_DEVICE=cpu")
     model = make_model("lm", TASK, width=16, layers=1, heads=2)
     train(model, TASK, Recipe(steps=1))
     assert "on cpu (SAR_DEVICE=cpu)" in capsys.readouterr().out
     monkeypatch.delenv("SAR_DEVICE")
-    device, reason = training.choose_device()
+    device, reason = choose_device()
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu") and reason
     monkeypatch.setenv("SAR_DEVICE", "")  # set, but to nothing
-    assert training.choose_device()[0] == device
+    assert choose_device()[0] == device
 
 
 def test_no_progress_no_noise(capsys):

@@ -27,10 +27,11 @@ from ..masked import mask_predict
 from ..speculation import draft_and_verify, jacobi
 from ..tasks import load_task
 from ..tasks.files import package_folder, write_atomically
-from ..training import Recipe, choose_device
+from ..training import Recipe
 from .bench_speed import bench_greedy
 from .bench_step import Models, compiled_rows, step_rows
 from .demo import flagship
+from .device import choose_device
 from .runs import train
 from .tables import Row, as_text
 from .timing import Measured, in_turns, milliseconds, ratio, timed

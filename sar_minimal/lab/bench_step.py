@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..algorithm1 import DualStreamSAR, one_pass
 from ..autoregressive import EncoderDecoderAR
-from ..blocks import Block, Config
+from ..blocks import Block, Config, Model
+from ..data import Decoded
 from ..decoding import greedy
 from ..masked import MaskedModel
 from ..shift import START
@@ -95,7 +96,9 @@ def compiled_rows(models: Models, T: int, rounds: int) -> list[Row]:
     """One pass, and a greedy step, with layers compiled by torch for the CPU: seconds that the
     first use takes, and how many times as fast the uses after it are. Then ``graph_rows``."""
     rows = []
-    for name, decode, model in (("one pass", one_pass, models.sar), ("greedy", greedy, models.ar)):
+    decoders: dict[str, tuple[Callable[..., Decoded], Model]]
+    decoders = {"one pass": (one_pass, models.sar), "greedy": (greedy, models.ar)}
+    for name, (decode, model) in decoders.items():
         plain, fast = copy.deepcopy(model).cpu(), copy.deepcopy(model).cpu()
         for layer in fast.modules():
             if isinstance(layer, Block):

@@ -1,6 +1,7 @@
 """A trained run as a function from a line of text to a line of text: ``sar decode``."""
 
 import time
+from typing import Any
 
 import torch
 
@@ -53,7 +54,8 @@ class Converter:
 
     def decode(self, x):
         """x: (1, S). The decoder that fits the model."""
-        decode, options = kind_of(self.model).decode, {}
+        decode = kind_of(self.model).decode
+        options: dict[str, Any] = {}
         if isinstance(self.model, LengthSAR):
             options = {"beam": 1 if self.beam is None else self.beam}
         if isinstance(self.model, Autoregressive):

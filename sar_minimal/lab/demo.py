@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..algorithm1 import one_pass
-from ..blocks import Model
+from ..algorithm1 import DualStreamSAR, one_pass
+from ..autoregressive import Autoregressive
 from ..counting.lexicon import Lexicon
 from ..counting.ngram import NGram
 from ..data import Decoded, Task, accuracy, convert
@@ -20,7 +20,8 @@ from ..kinds import make_model
 from ..tasks import load_task
 from ..tasks.pinyin import parse_pinyin
 from ..tasks.words import word_model
-from ..training import Recipe, choose_device
+from ..training import Recipe
+from .device import choose_device
 from .runs import train
 from .tables import Row, as_text
 from .timing import milliseconds, seconds, timed
@@ -37,7 +38,7 @@ Decoders = Mapping[str, Callable[..., Decoded]]  # name to decode(x, lengths)
 NGRAMS = ("most frequent hanzi", "bigram", "trigram")  # of orders 1, 2, 3
 
 
-def neural_decoders(sar: Model, ar: Model) -> Decoders:
+def neural_decoders(sar: DualStreamSAR, ar: Autoregressive) -> Decoders:
     """For a one-pass and an autoregressive model of one task."""
     return {
         "SAR, one pass": partial(one_pass, sar),
@@ -47,7 +48,11 @@ def neural_decoders(sar: Model, ar: Model) -> Decoders:
 
 
 def compare(
-    task: Task, sar: Model, ar: Model, spent: dict[str, float], sample: int = 100
+    task: Task,
+    sar: DualStreamSAR,
+    ar: Autoregressive,
+    spent: dict[str, float],
+    sample: int = 100,
 ) -> list[Row]:
     """Every decoder on the test split: characters and sentences right, ms a sentence alone.
     spent: seconds of training by kind. sample: so many sentences are timed, one at a time."""

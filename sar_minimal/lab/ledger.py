@@ -18,8 +18,8 @@ import torch
 from .. import FULL
 from ..errors import expect
 from ..tasks.files import write_json
-from ..training import choose_device
 from .claims import LEDGER, Record, Verdict, hold, ledger, measured_in, meets
+from .device import choose_device
 
 ROOT = LEDGER.parents[1]
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler  # comes with matplotlib
 from IPython.display import Image
 from matplotlib import font_manager
+from matplotlib.patches import Rectangle
 from PIL import Image as Pixels  # comes with matplotlib
 
 from ..errors import Refusal, expect
@@ -59,7 +61,7 @@ def use_style() -> None:
     """Set matplotlib up for the book: fonts, colours, sizes. The CJK family comes first, since
     mathematics in a label is set in the first family only."""
     plt.rc("font", family=[name for name in (hanzi_font(), "DejaVu Sans") if name], size=10)
-    colours = plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY])
+    colours = cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY])
     plt.rc("axes", unicode_minus=False, prop_cycle=colours)
     plt.rc("axes.spines", top=False, right=False)
     plt.rc("figure", figsize=(8, 3.2))
@@ -94,7 +96,7 @@ def strip(ax, rows: dict[str, list[str]], muted: tuple[str, ...] = MUTED, colour
         for t, token in enumerate(tokens):
             face = "#EEEEEE" if token in muted else colour
             corner = (t - 0.45, -r - 0.36)
-            ax.add_patch(plt.Rectangle(corner, 0.9, 0.72, facecolor=face, edgecolor="white"))
+            ax.add_patch(Rectangle(corner, 0.9, 0.72, facecolor=face, edgecolor="white"))
             ax.text(t, -r, label(token), ha="center", va="center", color="black")
     longest = max(map(len, rows.values()))
     ax.set(xlim=(-0.6, longest - 0.4), ylim=(-len(rows) + 0.45, 0.55))
@@ -117,7 +119,7 @@ def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark
     ax.set_title(title, fontsize=10)
     for t, s in mark:
         corner = (s - 0.5, t - 0.5)
-        ax.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2))
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2))
 
 
 def graph(

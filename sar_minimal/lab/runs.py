@@ -29,7 +29,8 @@ from ..data import Task, Vocab
 from ..errors import Refusal
 from ..kinds import KINDS
 from ..tasks.files import write_atomically, write_json
-from ..training import Recipe, choose_device, endless, evaluate, new_optimizer, training_steps
+from ..training import Recipe, endless, evaluate, new_optimizer, training_steps
+from .device import choose_device
 from .tables import Row
 
 

@@ -17,7 +17,8 @@ import torch
 from ..blocks import Model
 from ..data import Task
 from ..errors import Refusal
-from ..training import Recipe, choose_device, new_optimizer
+from ..training import Recipe, new_optimizer
+from .device import choose_device
 from .runs import train
 from .tables import Row
 
