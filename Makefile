@@ -19,7 +19,7 @@ NORMALISE := $(PY) -m nbstripout --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.widgets metadata.language_info.version cell.metadata.execution"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup read test environments busy demo bench lint format run-nb check-nb clean
+.PHONY: help setup read test environments busy mutants demo bench lint format run-nb check-nb clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...]"
@@ -44,6 +44,9 @@ environments: $(READY) ## the chapters (NB=...) once in each of four numeric env
 
 busy: $(READY) ## run everything while LOOPS=4 endless loops compete for the processors
 	.ci/busy $(LOOPS) $(MAKE) test
+
+mutants: $(READY) ## small mistakes in the core, one at a time: do the laws notice? (ARGS="100 0": how many, seed)
+	$(PY) tests/mutants.py $(ARGS)
 
 demo: $(READY) ## train SAR and AR on pinyin to hanzi, compare, then type your own (under 5 minutes)
 	$(VENV)/bin/sar demo $(ARGS)

@@ -30,7 +30,7 @@ from sar_minimal.attention import (
     rotations,
 )
 from sar_minimal.autoregressive import EncoderDecoderAR
-from sar_minimal.blocks import Config
+from sar_minimal.blocks import Block, Config
 from sar_minimal.data import Batch, Split, batch_plan, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
 from sar_minimal.kinds import KINDS, loss_of, make_model
@@ -1120,6 +1120,134 @@ def rotary_is_relative():
     for d, equal in products.items():
         same(torch.stack(equal), equal[0].expand(len(equal)), f"distance {d}")
     assert len({round(float(equal[0]), 3) for equal in products.values()}) == 11, "all the same"
+
+
+# The same models, written slowly: one row, one head, one position after the other, sines and cosines
+# in place of complex numbers, and nothing of the package but the weights and the options.
+
+
+def slow_turned(v, at):
+    """Each pair of v (Dh,) turned by the angle at / 10000^(2i / Dh), i the pair's number."""
+    turned = v.clone()
+    for i in range(len(v) // 2):
+        angle = at * math.exp(-math.log(10000) * 2 * i / len(v))
+        a, b = v[2 * i], v[2 * i + 1]
+        turned[2 * i] = a * math.cos(angle) - b * math.sin(angle)
+        turned[2 * i + 1] = a * math.sin(angle) + b * math.cos(angle)
+    return turned
+
+
+def slow_norm(h, gain):
+    centred = h - h.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * gain
+
+
+def slow_scores(asks, source, W_q, W_k, H):
+    """q . k / sqrt(Dh) of each head, (H, T, S)."""
+    q, k = asks @ W_q, source @ W_k
+    Dh = q.shape[1] // H
+    scores = torch.zeros(H, len(q), len(k), dtype=q.dtype)
+    for h, t, s in itertools.product(range(H), range(len(q)), range(len(k))):
+        part = slice(h * Dh, (h + 1) * Dh)
+        scores[h, t, s] = slow_turned(q[t, part], t) @ slow_turned(k[s, part], s) / math.sqrt(Dh)
+    return scores
+
+
+def slow_read(asks, source, W_q, W_k, W_v, H, may_look):
+    """What each position reads, the heads side by side: (T, D)."""
+    scores, v = slow_scores(asks, source, W_q, W_k, H), source @ W_v
+    Dh = v.shape[1] // H
+    rows = []
+    for t in range(len(asks)):
+        seen = [s for s in range(len(source)) if may_look(t, s)]
+        per_head = [
+            scores[h, t, seen].softmax(-1) @ v[seen, h * Dh : (h + 1) * Dh] for h in range(H)
+        ]
+        rows.append(torch.cat(per_head))
+    return torch.stack(rows)
+
+
+def slow_block(block, h, may_look, source=None):
+    w, H, D = dict(block.named_parameters()), block.heads, h.shape[1]
+    n = slow_norm(h, w["gain"])
+    W_q, W_k, W_v = w["qkv"].split(D, 1)
+    h = h + slow_read(n, n, W_q, W_k, W_v, H, may_look) @ w["out"]
+    if source is not None:
+        n, (W_k, W_v) = slow_norm(h, w["cross_gain"]), w["cross_kv"].split(D, 1)
+        h = h + slow_read(n, source, w["cross_q"], W_k, W_v, H, lambda t, s: True) @ w["cross_out"]
+    return h + (slow_norm(h, w["feed_gain"]) @ w["feed_in"]).clamp(min=0) @ w["feed_out"]
+
+
+def causal(t, s):
+    return s <= t
+
+
+def everything(t, s):
+    return True
+
+
+@law(*SAR)
+@torch.no_grad()
+def algorithm_1_is_its_formula(name):
+    """Two streams over x, content-query attention between them, then tokens, as section 3.2 has it."""
+    model, x = build(name).double(), tokens(1, 5)[0]
+    may_look, H = everything if model.mask == "full" else causal, model.config.heads
+    ends = []
+    for E, stream, gain in zip(model.embed, model.streams, model.gains, strict=True):
+        h = E[x]
+        for block in stream:
+            h = slow_block(block, h, may_look)
+        ends.append(slow_norm(h, gain))
+    content, query = ends[0], ends[-1]
+    W_k, W_v = model.cqa.kv.split(model.config.width, 1)
+    if model.completion == "vocabulary":
+        read = slow_read(query, content, model.cqa.q, W_k, W_v, H, may_look) @ model.cqa.out
+        expected = (slow_norm(query + read, model.gain) @ model.head).log_softmax(-1)
+    else:  # the heads' products summed, with the width of all of them
+        scores = slow_scores(query, content, model.cqa.q, W_k, H).sum(0) / math.sqrt(H)
+        expected = torch.zeros(5, model.config.target_vocab, dtype=torch.float64)
+        for t in range(5):
+            seen = [s for s in range(5) if may_look(t, s)]
+            for s, p in zip(seen, scores[t, seen].softmax(-1), strict=True):
+                expected[t, x[s]] += p
+        floor = model.COPY_FLOOR
+        expected = ((1 - floor) * expected + floor / model.config.target_vocab).log()
+    same(model(x[None])[0].log_softmax(-1), expected, "log p(y_t | x)")  # rotations are float32
+
+
+@law(*AR)
+@torch.no_grad()
+def the_baseline_is_its_formula(name):
+    """An encoder and a decoder that reads it (Vaswani 2017), or the decoder alone."""
+    model, x, y = build(name).double(), tokens(1, 4)[0], tokens(1, 5, seed=1)[0]
+    source = None
+    if name == "ar":
+        h = model.source_embed[x]
+        for block in model.encoder:
+            h = slow_block(block, h, everything)
+        source = slow_norm(h, model.encoder_gain)
+    h = model.embed[y]
+    for block in model.layers:
+        h = slow_block(block, h, causal, source)
+    expected = slow_norm(h, model.gain) @ model.embed.T
+    found = model(y[None]) if name == "lm" else model(x[None], y[None])
+    same(found[0], expected, "logits")
+
+
+@law()
+def passes_are_counted():
+    """What a decoder says of its passes is what a hook on the model's first layer counts."""
+    x, seen = tokens(2, 5), []
+    for kind, (model, _, decode) in KINDS.items():
+        model = build("sar-full-2-vocabulary" if kind == "sar" else kind)
+        layers = model.layers if kind in AR else next(model.modules())
+        first = next(m for m in layers.modules() if isinstance(m, Block))
+        with first.register_forward_pre_hook(lambda *_: seen.append(1)):
+            decoded = decode(model, x)
+        # p(T | x) reads the content stream once more; an encoder's pass is not the decoder's.
+        expected = decoded.steps if kind in AR else decoded.calls
+        assert len(seen) == expected, f"{kind}: {len(seen)} passes, said {expected}"
+        seen.clear()
 
 
 @law()

@@ -55,6 +55,22 @@ def test_marginals_are_sums():
 
 
 @torch.no_grad()
+def test_marginals_over_candidates_are_sums():
+    """With fewer candidates than tokens the edges differ from place to place."""
+    model, x = chain(), sources()
+    few = model.chain(x, k=3)
+    paths = every_sequence(3, T)
+    for b in range(len(x)):
+        scores = few.scores[b].gather(1, paths.T).sum(0)  # of each path
+        for t in range(T - 1):
+            scores = scores + few.edges[b, t, paths[:, t], paths[:, t + 1]]
+        p = scores.softmax(0)
+        for t in range(T):
+            expected = torch.stack([p[paths[:, t] == c].sum() for c in range(3)])
+            same(few.marginals()[b, t], expected, f"row {b}, place {t}", atol=1e-9)
+
+
+@torch.no_grad()
 def test_reductions_and_the_gradient():
     model, x = chain(), sources()
     batch = Batch(x, torch.full((6,), T), sources(6).flip(0), torch.full((6,), T))
