@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_whole
+from .checks import Refusal, check_type, check_whole
 from .languages import CHUNK, HomophoneLanguage
 from .theory import entropy
 
@@ -72,7 +72,8 @@ def bounds_of(
 
     None enumerates up to 2 ** 16 sequences x and samples beyond.
     """
-    check_whole("length", length)
+    check_type(language, HomophoneLanguage, "language")
+    check_whole("length", length, most=2**16)
     if method is None:
         method = "enumerate" if language.syllables**length <= ENUMERATE else "sample"
     if method == "beliefs":

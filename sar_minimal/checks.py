@@ -3,8 +3,6 @@
 A message reads ``name: expected ..., got ...``. Nothing else of the book is needed here.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -17,22 +15,23 @@ Lengths = Tensor | None  # (B,) integers, how long each row is; None: every row 
 New = int | Tensor | None  # how many tokens to make, for all rows or for each (B,); None: as x has
 
 
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Raise Refusal, naming the argument, unless ``value`` is an int of at least ``least``."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    expect(whole, name, f"a whole number >= {least}", value)
+def check_whole(name: str, value: object, least: int = 1, most: int = 2**31 - 1) -> None:
+    """Raise Refusal, naming the argument, unless ``value`` is an int from ``least`` to ``most``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    expect(whole and value >= least, name, f"a whole number >= {least}", value)  # type: ignore[operator]
+    expect(value <= most, name, f"a whole number <= {most}", value)  # type: ignore[operator]
 
 
 def check_temperature(value: object) -> None:
-    """Raise Refusal unless logits can be divided by it: a finite number, at least 1e-30."""
-    fits = isinstance(value, int | float) and 1e-30 <= value < math.inf
+    """Raise Refusal unless logits can be divided by it: a number from 1e-30 to 1e30."""
+    fits = isinstance(value, int | float) and 1e-30 <= value <= 1e30
     expect(fits, "temperature", "> 0 and finite (greedy is the limit at 0)", value)
 
 
-def check_model(model: object, kind: type) -> None:
-    """Raise WrongType unless ``model`` is of a kind."""
-    if not isinstance(model, kind):
-        raise WrongType(f"model: expected a {kind.__name__}, got {type(model).__name__}")
+def check_type(value: object, kind: type, name: str = "model") -> None:
+    """Raise WrongType unless ``value`` is of a kind."""
+    if not isinstance(value, kind):
+        raise WrongType(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
 
 
 def check_integers(values: object, name: str, what: str = "an integer tensor") -> None:
@@ -89,7 +88,7 @@ def check_new(new: int | Tensor, own: Tensor, name: str = "new", most: int | Non
 
     Raises Refusal unless it is that, each at least 1 and at most ``most``.
     """
-    if isinstance(new, int) and not isinstance(new, bool):
+    if isinstance(new, int) and not isinstance(new, bool) and abs(new) < 2**31:
         new = torch.full_like(own, new)
     elif not isinstance(new, Tensor) or new.dtype not in INTEGERS or new.shape != own.shape:
         expected = f"an int or one integer per row, shape {tuple(own.shape)}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import Refusal, WrongType, check_whole, expect
+from .checks import Refusal, WrongType, check_type, check_whole, expect
 from .shift import END, IGNORE, PAD, UNKNOWN, past_end
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
@@ -36,6 +36,7 @@ class Vocab:
     _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_type(self.tokens, Iterable, "tokens")
         tokens = tuple(self.tokens)
         for i, token in enumerate(tokens):
             plain = isinstance(token, str) and token.split() == [token]
@@ -87,6 +88,8 @@ class Split:
     y: list[list[int]]
 
     def __post_init__(self) -> None:
+        for name, rows in (("x", self.x), ("y", self.y)):
+            check_type(rows, Sequence, name)
         if len(self.x) != len(self.y):
             raise Refusal(f"split: expected as many x as y, got {len(self.x)} and {len(self.y)}")
         for name, rows in (("x", self.x), ("y", self.y)):
@@ -153,6 +156,7 @@ def batch_plan(
     ``len(batch_plan(...))`` is the number of steps of one pass: of this one, since another order
     may fill the batches otherwise. Raises Refusal when a single pair is longer than the budget.
     """
+    check_type(split, Split, "split")
     check_whole("tokens", tokens)
     S = np.fromiter(map(len, split.x), np.int64, len(split))
     longest = np.maximum(S, np.fromiter(map(len, split.y), np.int64, len(split)))
@@ -161,6 +165,8 @@ def batch_plan(
         raise Refusal(f"tokens: {has}, more than the budget of {tokens} tokens a batch")
     ties = np.arange(len(split))
     if seed is not None:
+        for part in seed if isinstance(seed, Sequence) else [seed]:
+            check_whole("seed", part, least=0, most=2**63 - 1)
         rng = np.random.default_rng(seed)
         rng.shuffle(ties)
     order = ties[np.argsort(S[ties], kind="stable")]
@@ -270,6 +276,8 @@ def accuracy(
     >>> accuracy([[5, 6], [5]], [[5, 6], [5, 7]])
     (0.75, 0.5)
     """
+    check_type(predicted, Sequence, "predicted")
+    check_type(target, Sequence, "target")
     if len(predicted) != len(target):
         got = f"{len(predicted)} for {len(target)}"
         raise Refusal(f"accuracy: expected one prediction per target, got {got}")

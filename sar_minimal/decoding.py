@@ -80,7 +80,7 @@ def begin(model: Autoregressive, x: Tensor, lengths: Lengths, new: New, end_id: 
     own = _check(model, x, lengths)
     number = own if new is None else check_new(new, own)
     V = model.config.target_vocab
-    fits = end_id is None or (isinstance(end_id, int) and 0 <= end_id < V)
+    fits = end_id is None or (type(end_id) is int and 0 <= end_id < V)
     expect(fits, "end_id", f"an id in 0..{V - 1}", end_id)
     state, prompt, before = model.start(x, own, number)
     return Rows(model, state, prompt, before, before + number, end_id)

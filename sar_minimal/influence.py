@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model
-from .checks import WrongType, check_whole, expect
+from .checks import WrongType, check_tokens, check_whole, expect
 
 
 @contextmanager
@@ -64,6 +64,7 @@ def influence(
     that side. An entry estimates the Frobenius norm of d logits_t / d embedding_s by ``probes``
     random directions of the logits (Hutchinson 1990): E |J' r|^2 = |J|^2 for standard normal r.
     """
+    check_tokens(tokens)
     check_whole("probes", probes)
     expect(len(tokens) == 1, "tokens", "a batch of 1", len(tokens))
     T, S = inputs[-1].shape[1], tokens.shape[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR, one_pass, one_pass_loss
 from .autoregressive import DecoderLM, EncoderDecoderAR, teacher_forced_loss
 from .blocks import Config, Model
-from .checks import Refusal, WrongType, expect
+from .checks import Refusal, WrongType, check_type, check_whole, expect
 from .data import Batch, Decoded, Task
 from .decoding import greedy
 from .lengths import CTCSAR, LengthSAR, ctc_loss, ctc_pass, length_loss, length_pass
@@ -48,7 +48,9 @@ def make_model(kind: str, task: Task, seed: int = 0, **options: Any) -> Any:
     kind: of ``KINDS``. options: ``Config``'s, and those of the kind's own class. Raises Refusal,
     saying what there is, on another kind or on an option that the kind does not have.
     """
-    expect(kind in KINDS, "model", f"one of {', '.join(KINDS)}", kind)
+    check_type(task, Task, "task")
+    check_whole("seed", seed, least=0, most=2**63 - 1)
+    expect(isinstance(kind, str) and kind in KINDS, "model", f"one of {', '.join(KINDS)}", kind)
     model, vocabularies = KINDS[kind].model, {"source_vocab", "target_vocab"}
     shared = {field.name for field in fields(Config)} - vocabularies
     own = {name: options.pop(name) for name in model.option_names() if name in options}

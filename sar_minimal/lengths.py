@@ -28,10 +28,10 @@ from .checks import (
     New,
     Refusal,
     check_lengths,
-    check_model,
     check_new,
     check_range,
     check_tokens,
+    check_type,
     check_whole,
     expect,
 )
@@ -192,7 +192,7 @@ def length_pass(
     log_probs: of the tokens given T, without p(T | x). steps: 1. reads: 1, for x is read for its
     length before; 0 when new is given. Raises Refusal on wrong input.
     """
-    check_model(model, LengthSAR)
+    check_type(model, LengthSAR)
     check_whole("beam", beam)
     own, B, K = model.check_source(x, lengths), len(x), min(beam, model.config.max_length)
     if new is not None:
@@ -222,7 +222,7 @@ def ctc_pass(model: CTCSAR, x: Tensor, lengths: Lengths = None) -> Decoded:
     anything sums to log p(way | x), which is at most log p(y | x), the sum over all ways
     (``ctc_loss``). steps: 1. Raises Refusal on wrong input.
     """
-    check_model(model, CTCSAR)
+    check_type(model, CTCSAR)
     own = model.check_source(x, lengths)
     places = model.upsample * own
     value, way = log_softmax(model(x, own, trusted=True)).max(-1)  # (B, u S) each

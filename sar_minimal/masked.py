@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import Lengths, check_model, check_whole, expect
+from .checks import Lengths, check_type, check_whole, expect
 from .data import Batch, Decoded
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
@@ -88,8 +88,8 @@ def mask_predict(
     said last, given those shown then; their sum is no log-likelihood of y. Raises Refusal
     on wrong input.
     """
-    check_model(model, MaskedModel)
-    check_whole("iterations", iterations)
+    check_type(model, MaskedModel)
+    check_whole("iterations", iterations, most=2**16)
     own = model.check_source(x, lengths)
     behind, lengths = past_end(own, x.shape[1]), None if lengths is None else own
     tokens = torch.full(x.shape, PAD, device=x.device)

@@ -47,7 +47,7 @@ def shift_right(tokens: Tensor, start_id: int) -> Tensor:
     [[1, 5, 6, 7, 0]]
     """
     check_tokens(tokens)
-    fits = isinstance(start_id, int) and not isinstance(start_id, bool) and start_id >= 0
+    fits = isinstance(start_id, int) and not isinstance(start_id, bool) and 0 <= start_id < 2**31
     expect(fits, "start_id", "a token id (an int >= 0)", start_id)
     start = tokens.new_full((len(tokens), 1), start_id)
     shifted = torch.cat((start, tokens[:, :-1]), dim=1)  # (B, T)
@@ -71,7 +71,7 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     B, T = tokens.shape
     if isinstance(k, Tensor):
         check_per_row(k, B, "k")
-    elif isinstance(k, bool) or not isinstance(k, int):
+    elif isinstance(k, bool) or not isinstance(k, int) or abs(k) >= 2**31:
         raise WrongType(f"k: expected an int or an integer tensor, got {type(k).__name__}")
     else:
         k = torch.full((B,), k, device=tokens.device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import Lengths, check_lengths, check_model, check_per_row, check_whole
+from .checks import Lengths, check_lengths, check_per_row, check_type, check_whole
 from .data import Batch, Decoded
 from .losses import slm_loss
 from .shift import START, shift_right
@@ -79,6 +79,6 @@ def look_ahead(model: ShiftedLM, x: Tensor, lengths: Lengths = None) -> Decoded:
     is the language model's; further on nobody has seen what lies between, so take it as a draft.
     Raises Refusal on wrong input.
     """
-    check_model(model, ShiftedLM)
+    check_type(model, ShiftedLM)
     log_probs, tokens = log_softmax(model.ahead(x, lengths)).max(-1)  # (B, K) each
     return Decoded(tokens, log_probs, tokens.new_full((len(tokens),), tokens.shape[1]), 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_whole, expect
+from .checks import Refusal, check_type, check_whole, expect
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -58,6 +58,9 @@ def exact_loss(p: Tensor, log_q: Tensor) -> ExactLoss:
     Raises Refusal when p is no distribution, when q(. | x_<t) is none, or when it changes with a
     token that comes after t, as under a mask that leaks.
     """
+    for name, table in (("p", p), ("log_q", log_q)):
+        check_type(table, Tensor, name)
+        expect(table.dim(), name, "an axis for each token", table)
     V, T = p.shape[0], p.dim()
     if set(p.shape) != {V} or not torch.isclose(p.sum(), p.new_ones(()), atol=1e-6) or p.min() < 0:
         got = f"shape {tuple(p.shape)} and sum {float(p.sum()):.6g}"

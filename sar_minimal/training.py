@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .blocks import Model
-from .checks import check_whole, expect
+from .checks import check_type, check_whole, expect
 from .data import Batch, Split, batch_plan, batches
 from .kinds import loss_of
 from .shift import IGNORE
@@ -59,9 +59,9 @@ class Recipe:
         expect(self.rate < math.inf, "rate", "a finite number", self.rate)
         fits = isinstance(self.decay, int | float) and 0 <= self.decay < math.inf
         expect(fits, "decay", ">= 0, and finite", self.decay)
-        for name in ("warmup", "seed", "short"):
+        for name in ("warmup", "short"):
             check_whole(name, getattr(self, name), least=0)
-        expect(self.seed < 2**63, "seed", "less than 2 ** 63", self.seed)
+        check_whole("seed", self.seed, least=0, most=2**63 - 1)
         expect(isinstance(self.mixed, bool), "mixed", "True or False", self.mixed)
         expect(self.short <= self.steps, "short", f"at most steps = {self.steps}", self.short)
 
@@ -80,6 +80,8 @@ def fit(model: Model, data: Iterable[Any], recipe: Recipe, loss: Loss = loss_of)
     loss: of (model, batch), a mean in nats. The model ends in evaluation mode. Raises Refusal when
     ``data`` ends before the recipe does.
     """
+    check_type(model, Model)
+    check_type(recipe, Recipe, "recipe")
     model.train()
     losses = [value for value, _ in training_steps(model, data, recipe, loss=loss)]
     model.eval()

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder
-from .checks import Lengths, check_model, check_whole, expect
+from .checks import Lengths, check_type, check_whole, expect
 from .data import Batch, Decoded
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
@@ -169,7 +169,7 @@ def transition_pass(
     the candidates, so that a row sums to log p(y | x). steps: 1, no network reads anything again.
     Raises Refusal on wrong input.
     """
-    check_model(model, TransitionSAR)
+    check_type(model, TransitionSAR)
     chain = model.chain(x, lengths, k)
     path = chain.best()
     tokens = chain.ids.gather(2, path[..., None])[..., 0].masked_fill(chain.past_end, PAD)
