@@ -19,6 +19,7 @@ from ..errors import expect
 from ..kinds import KINDS, make_model
 from ..tasks import load_task
 from ..training import loss_and_gradients, new_optimizer
+from .bench_faults import bench_faults
 from .bench_theory import bench_theory
 from .converter import Converter
 from .demo import FLAGSHIP, flagship
@@ -151,7 +152,7 @@ def _speed() -> Iterator[Row]:
         yield part()
 
 
-PARTS = {"speed": _speed, "theory": bench_theory}
+PARTS = {"speed": _speed, "theory": bench_theory, "faults": bench_faults}
 
 
 def bench(what: str = "speed", json_path: Path | None = None, threads: int = 2) -> Measured:
