@@ -47,7 +47,8 @@ class ContentQueryAttention(nn.Module):
         k = heads(content @ self.kv, turn[1:], self.heads)[0]
         scores = torch.einsum("bhtd,bhsd->bts", q, k) / math.sqrt(self.width)
         if mask is not None:
-            scores = scores.masked_fill(~(mask[:, 0] if mask.dim() == 4 else mask), -math.inf)
+            mask = mask[:, 0] if mask.dim() == 4 else mask  # there is no axis of heads here
+            scores = scores.masked_fill(~mask, -math.inf)
         return scores
 
 
@@ -112,6 +113,9 @@ class DualStreamSAR(Model):
         if not trusted:
             own = self.check_source(x, lengths)
             lengths = None if lengths is None else own
+        expect(
+            hint is None or len(self.streams) > 1, "hint", "two streams to be read by the second", 1
+        )
         T, turn = x.shape[1], self.turn(0, x.shape[1])
         mask = visible(self.mask, T, lengths, x.device)
 
@@ -146,7 +150,7 @@ def one_pass_loss(model: DualStreamSAR, batch: Batch, reduction: str = "mean") -
 
 
 def check_as_long(batch: Batch) -> None:
-    """Raise ValueError unless each row of y is as long as x."""
+    """Raise Refusal unless each row of y is as long as x."""
     if batch.x.shape != batch.y.shape or bool((batch.x_lengths != batch.y_lengths).any()):
         got = f"{batch.x_lengths.tolist()[:4]} and {batch.y_lengths.tolist()[:4]} ..."
         equal = "Algorithm 1 makes one token of y for each of x, so their lengths must be equal"

@@ -51,8 +51,8 @@ def visible(mask: Mask, T: int, lengths: Lengths = None, device: Device = None) 
     """What T positions see of one another, as ``attend`` takes it; None for everything.
 
     mask: a name, or a function such as ``causal_mask`` that returns (T, T) booleans for T and
-    device. lengths: (B,), None when no row is padded; then the result is (B, 1, T, T), or what
-    broadcasts to it.
+    device. lengths: (B,), None when no row is padded. Returns (T, T); with lengths and a mask that
+    sees behind a row's end, (B, 1, 1, T) or (B, 1, T, T).
     """
     if mask == "causal":
         return causal_mask(T, device=device)  # padding lies after the end: out of sight
@@ -111,7 +111,7 @@ def attend(q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class KeyValueCache:
-    """Keys and values of the positions read so far, in memory taken once.
+    """Keys and values of the positions read so far, in memory taken once (beams take it anew).
 
     ``append`` writes the new ones of one layer and returns all of that layer's. ``used`` counts the
     filled positions; it moves on once the whole model has read the new ones, so that every layer

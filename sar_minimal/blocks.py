@@ -29,8 +29,8 @@ class Config:
     """Everything that fixes a model's shape. Raises Refusal, naming the field.
 
     source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
-    width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: D of the
-    feed-forward layer, in multiples of D. max_length: the longest sequence it may see. dropout: < 1.
+    width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: the
+    feed-forward layer is hidden * D wide. max_length: the longest sequence it may see. dropout: < 1.
     What one model alone has to choose is an argument of its class, see ``Model.options``.
     """
 
@@ -161,8 +161,8 @@ class Stack(nn.ModuleList):
         memory: list[Memory] | None = None,
     ) -> Tensor:
         """h: (B, T, D), through all of them, as ``Block`` takes it. Returns (B, T, D)."""
-        for n, layer in enumerate(self):
-            h = layer(h, turn, mask, cache, n, None if memory is None else memory[n])
+        for n, block in enumerate(self):
+            h = block(h, turn, mask, cache, n, None if memory is None else memory[n])
         return h
 
 

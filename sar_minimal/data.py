@@ -1,6 +1,7 @@
 """Vocabularies, pairs of token lists, batches; and what comes back from a decoder."""
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class Vocab:
         tokens = tuple(self.tokens)
         for i, token in enumerate(tokens):
             plain = isinstance(token, str) and token.split() == [token]
+            plain = plain and not any(unicodedata.category(c) == "Cc" for c in token)  # as ESC
             expect(plain, f"tokens[{i}]", "a string without white space", token)
         ids = {token: i for i, token in enumerate(SPECIALS + tokens)}
         if len(ids) < len(SPECIALS) + len(tokens):
@@ -150,7 +152,7 @@ def batch_plan(
     """Which pairs go into which batch: like lengths together, pairs * longest <= ``tokens``.
 
     Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a
-    model that predicts T would see one answer a batch otherwise, and learns that. With a seed,
+    model that predicts T (LengthSAR) would see one T a batch otherwise, and learns that. With a seed,
     pairs of one length and the batches themselves are shuffled, the same way each time (a seed may
     be several ints, such as run and epoch); without, both are in order of length.
     ``len(batch_plan(...))`` is the number of steps of one pass: of this one, since another order
@@ -258,8 +260,9 @@ def convert(
     # In larger batches Jacobi and draft and verify wait longer for the slowest row.
     for batch in batches(split, 2048):
         decoded = decode(batch.x.to(device), batch.x_lengths.to(device))
-        columns = (t.tolist() for t in (batch.x, decoded.tokens, decoded.lengths))
-        found |= {tuple(x[:n]): y[:n] for x, y, n in zip(*columns, strict=True)}
+        columns = (batch.x, batch.x_lengths, decoded.tokens, decoded.lengths)
+        for x, S, y, T in zip(*(column.tolist() for column in columns), strict=True):
+            found[tuple(x[:S])] = y[:T]
     return [found[tuple(x)] for x in split.x]
 
 

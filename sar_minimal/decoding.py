@@ -35,7 +35,7 @@ from .shift import PAD, past_end
 
 @dataclass
 class Rows:
-    """B rows in the making: row b has its prompt up to ``before[b]``, and ends at ``stop[b]``.
+    """B rows (of a beam B K) in the making: row b has its prompt up to ``before[b]``, and ends at ``stop[b]``.
 
     prompt: (B, P) ids. before, stop: (B,). end_id: a row ends behind this token too.
     """
@@ -146,11 +146,11 @@ def sample(
 
 def _generate(rows: Rows, choose: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Decoded:
     """choose: log-probabilities (B, V) to the value and the id of one of them each, (B, 1)."""
-    (given, none), read = rows.room(), int(rows.before.min())
-    longest = given.shape[1]
+    given, zeros = rows.room()
+    read, longest = int(rows.before.min()), given.shape[1]
     even = bool((rows.stop == longest).all() and (rows.before == read).all())
     chunk = given[:, :read]
-    tokens, log_probs = [chunk], [none[:, :read]]
+    tokens, log_probs = [chunk], [zeros[:, :read]]
     for t in range(read, longest):
         logits = rows.model.step(chunk, rows.state, last=True)[:, -1]  # (B, V)
         value, chunk = choose(log_softmax(logits))  # (B, 1) each
@@ -182,8 +182,8 @@ def beam(
     """
     check_whole("width", width)
     rows, B, K = begin(model, x, lengths, new, end_id), len(x), width
-    (tokens, log_probs), read, state = rows.room(), int(rows.before.min()), rows.state
-    longest = tokens.shape[1]
+    tokens, log_probs = rows.room()
+    read, longest, state = int(rows.before.min()), tokens.shape[1], rows.state
     first = torch.arange(B, device=x.device) * K  # beam k of row b is b * K + k
     copies = torch.arange(B, device=x.device).repeat_interleave(K)
     rows.before, rows.stop = rows.before[copies], rows.stop[copies]
@@ -204,9 +204,12 @@ def beam(
         parent, chosen = (best // V + first[:, None]).flatten(), best.flatten() % V  # (B * K,)
         tokens, log_probs, rows.stop = tokens[parent], log_probs[parent], rows.stop[parent]
         tokens[:, t], log_probs[:, t] = chosen, p[parent, chosen]
-        if rows.ended(chosen[:, None], t) or t + 1 == longest:
+        # Scores only fall: where a row's best has ended, no other will pass it.
+        rows.ended(chosen[:, None], t)
+        best_stop = rows.stop.view(B, K).gather(1, score.argmax(1, keepdim=True))
+        if bool((best_stop <= t + 1).all()):
             break
-        state.reorder(parent)
+        state.cache.reorder(parent)  # beams of a row have one source
         logits = model.step(chosen[:, None], state)[:, -1]
     top = score.argmax(1) + first
     rows.before, rows.stop = rows.before[top], rows.stop[top]

@@ -21,7 +21,7 @@ end token and padding, one short sequence in a batch of length 6 reads ::
 
     tokens            a     b     c   </s>    .     .
     shift_right      <s>    a     b     c   </s>  <pad>
-    shifted_targets   b     c   </s>    .     .     .
+    shifted_targets   b     c   </s>    .     .     .     (its input: tokens, <pad> for each .)
 
 A target sequence is padded with IGNORE, never with ``<pad>``: a loss that sees it cannot count it
 by mistake, and an embedding that is fed it fails loudly. ``shift_right`` turns the IGNORE that is
@@ -71,9 +71,10 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     B, T = tokens.shape
     if isinstance(k, Tensor):
         check_per_row(k, B, "k")
-    elif isinstance(k, bool) or not isinstance(k, int) or abs(k) >= 2**31:
+    elif isinstance(k, bool) or not isinstance(k, int):
         raise WrongType(f"k: expected an int or an integer tensor, got {type(k).__name__}")
     else:
+        expect(k < 2**31, "k", "a shift below 2 ** 31", k)
         k = torch.full((B,), k, device=tokens.device)
     expect(k.min() >= 0, "k", "a shift >= 0 (targets lie ahead)", int(k.min()))
     source = torch.arange(T, device=tokens.device) + k.to(tokens.device)[:, None]  # (B, T)

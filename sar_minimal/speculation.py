@@ -121,11 +121,11 @@ def jacobi(
     g = Guesses(begin(model, x, lengths, new, end_id))
     while (first := g.first) < g.longest:
         last = min(first + window, g.longest)
-        value, best = log_softmax(g.score(first, last)).max(-1)  # (B, last - first) each
-        guess, given = g.tokens[:, first:last], g.at[first:last] < g.rows.before[:, None]
-        best = torch.where(given, guess, best)
+        log_p = log_softmax(g.score(first, last))  # (B, last - first, V)
+        guess, fixed = g.tokens[:, first:last], g.at[first:last] < g.done[:, None]
+        best = torch.where(fixed, guess, log_p.argmax(-1))
         holds = (guess == best).cumprod(1).sum(1)  # (B,): how many before the first that changed
-        g.fix(first, best, value, holds)
+        g.fix(first, best, log_p.gather(2, best[..., None])[..., 0], holds)
     return g.rows.cut(g.tokens, g.log_probs, g.steps)
 
 
@@ -175,7 +175,7 @@ def draft_and_verify(
     if temperature is not None:
         check_temperature(temperature)
     g = Guesses(begin(model, x, lengths, new, end_id))
-    _check_draft(model, draft)
+    _check_draft(model, draft, g.longest - 1)
     stands, reach, V = isinstance(draft, DualStreamSAR), g.longest, model.config.target_vocab
     while (first := g.first) < g.longest:
         if g.steps == 0 or not stands:
@@ -200,14 +200,16 @@ def draft_and_verify(
     return g.rows.cut(g.tokens, g.log_probs, g.steps)
 
 
-def _check_draft(model: Autoregressive, draft: object) -> None:
-    """Raise Refusal unless ``draft`` can guess for ``model``."""
+def _check_draft(model: Autoregressive, draft: object, longest: int) -> None:
+    """Raise Refusal unless ``draft`` can guess for ``model``, behind ``longest`` tokens at most."""
     if not isinstance(draft, DualStreamSAR | ShiftedLM):
         if isinstance(draft, Model) or not callable(draft):
             expected = "a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths)"
             raise WrongType(f"draft: expected {expected}, got {type(draft).__name__}")
         return
-    sides = ["target_vocab"]
+    sides, most = ["target_vocab"], draft.config.max_length
+    if isinstance(draft, ShiftedLM):
+        expect(most >= longest, "draft", f"a max_length of {longest} or more", most)
     if isinstance(draft, DualStreamSAR):
         if not isinstance(model, EncoderDecoderAR):
             no_source = f"but {type(model).__name__} has no source"
@@ -264,14 +266,13 @@ def _judge(
     n = logits.shape[1]
     at, guess = g.at[first : first + n], g.tokens[:, first : first + n]
     fixed = at < g.done[:, None]
-    if temperature is None or q is None:
+    if q is None or temperature is None:  # both are, or neither
         other = logits.argmax(-1)  # (B, n)
-        kept = guess == other
+        holds = (fixed | (guess == other)).cumprod(1).sum(1)
     else:
         keep, rest = acceptance((logits / temperature).softmax(-1), q[:, first : first + n])
-        kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=generator).bool()
-    holds = (fixed | kept).cumprod(1).sum(1)
-    if temperature is not None:
+        kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=generator)
+        holds = (fixed | kept.bool()).cumprod(1).sum(1)
         rest = rest[torch.arange(len(rest), device=rest.device), holds.clamp(max=n - 1)]  # (B, V)
         other = torch.multinomial(rest, 1, generator=generator)
     return holds, torch.where(at == first + holds[:, None], other, guess)

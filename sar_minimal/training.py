@@ -1,4 +1,4 @@
-"""One training loop for every model, seeded: the order of the batches, the rate, the step.
+"""One training loop for every model: the order of the batches, the rate, the step.
 
 ``fit`` is the loop; ``training_steps`` is the same, one step at a time. What a run keeps on disk,
 and how it is stopped and resumed, is in ``lab/runs.py``.
@@ -30,10 +30,10 @@ class Recipe:
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
     learning rate, then down a cosine to 0. warmup: steps until it is reached. decay: AdamW's. clip:
-    the largest gradient norm. seed: of weights, batches and draws. short: so many of the steps come
+    the largest gradient norm. seed: of the order of batches (``sar train``: of weights and draws too). short: so many of the steps come
     first, on the shortest third of the pairs alone: a model that has to find out where in x to look
-    does so sooner where there is little to look at (a curriculum, Bengio 2009). report: steps
-    between two lines of metrics. checkpoint: steps between two checkpoints. mixed: multiply in
+    does so sooner where there is little to look at (a curriculum, Bengio 2009). report, checkpoint: of ``sar
+    train``, steps between two lines of metrics, between two checkpoints. mixed: multiply in
     bfloat16 and attend by the fused kernels, for wide models on a GPU. It is off by default: a GPU
     then learns what a CPU learns (see ``loss_and_gradients``).
     """
@@ -144,7 +144,10 @@ def loss_and_gradients(
 
 
 def endless(split: Split, recipe: Recipe, step: int = 0) -> Iterator[Batch]:
-    """The batches from ``step`` on: of the shortest third, then of all (``Recipe.short``)."""
+    """The batches from ``step`` on: of the shortest third, then of all (``Recipe.short``).
+
+    Raises Refusal, as the first is asked for, if there is no pair."""
+    expect(len(split), "split", "at least one pair", len(split))
     if step < recipe.short:
         yield from islice(_passes(shortest(split), recipe, step), recipe.short - step)
     yield from _passes(split, recipe, max(0, step - recipe.short))

@@ -31,7 +31,7 @@ from sar_minimal.attention import (
 )
 from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.blocks import Block, Config
-from sar_minimal.data import Batch, Split, batch_plan, make_batch
+from sar_minimal.data import Batch, Split, batch_plan, convert, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
 from sar_minimal.kinds import KINDS, loss_of, make_model
 from sar_minimal.lab.runs import Interrupted, train
@@ -529,6 +529,24 @@ def nothing_is_read_that_was_not_written(decoder):
                 assert int(found[0].lengths[b]) == n, f"{said}, row {b}: another length"
                 assert found[0].tokens[b, :n].tolist() == row.tokens[0].tolist(), f"{said}, row {b}"
                 same(found[0].log_probs[b, :n], row.log_probs[0], f"{said}, row {b}")
+
+
+@law()
+def a_split_comes_back_in_its_order():
+    """``convert`` gives each source its own text, also where that is longer or shorter than the source."""
+    lm_rows = [[4, 5, 6], [7, 8], [4, 5], [9] * 5]
+    for name, options in (
+        ("ar", {"new": 2}),
+        ("ar", {"new": 7}),
+        ("ar", {"end_id": 7, "new": 9}),
+        ("length", {}),
+    ):
+        model = build(name)
+        decode = KINDS[name].decode
+        found = convert(lambda x, n: decode(model, x, n, **options), Split(lm_rows, lm_rows))  # noqa: B023
+        for x, y in zip(lm_rows, found, strict=True):
+            alone = decode(model, torch.tensor([x]), **options)
+            assert y == alone.tokens[0].tolist(), f"{name}, {options}, {x}"
 
 
 @law(*AR)

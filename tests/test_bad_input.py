@@ -30,7 +30,7 @@ from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, s
 from sar_minimal.speculation import draft_and_verify, jacobi
 from sar_minimal.tasks import load_task
 from sar_minimal.theory import exact_loss
-from sar_minimal.training import Recipe, evaluate
+from sar_minimal.training import Recipe, endless, evaluate
 from sar_minimal.transition import transition_pass
 
 X = tokens(2, 5)
@@ -857,3 +857,20 @@ def test_every_dtype_decodes(kind, dtype):
     model = build(kind).to(dtype)
     decoded = KINDS[kind].decode(model, X)
     assert decoded.log_probs.isfinite().all() and decoded.tokens.dtype == torch.int64
+
+
+def test_no_pairs_are_no_training():
+    refuses(
+        ValueError, "^split: expected at least one pair", next, endless(Split([], []), Recipe())
+    )
+
+
+def test_a_draft_that_is_too_short_is_named():
+    lm, draft = build("lm"), build("shifted", max_length=8)
+    message = "^draft: expected a max_length of 13 or more, got 8"
+    refuses(ValueError, message, draft_and_verify, lm, X, draft, new=9)
+
+
+def test_a_hint_needs_a_second_stream():
+    model = build("sar-full-1-vocabulary")
+    refuses(ValueError, "^hint: expected two streams", model, X, hint=torch.ones(2, 5, 16))
