@@ -3,7 +3,6 @@ model knows, a word lattice knows, too (``counting/lexicon.py``)."""
 
 import functools
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path
@@ -28,16 +27,6 @@ COMMON = {
     bytes(pair).decode("gb2312", "ignore") for pair in product(range(0xB0, 0xD8), range(0xA1, 0xFF))
 }
 LEAST_COUNT = 5  # rarer words triple the dictionary and are 0.8 % of its counts
-
-
-def syllable(text: str) -> str:
-    """A syllable as the vocabularies spell it: lower case, no tone, v for u-umlaut.
-
-    >>> [syllable(s) for s in ("Lǜ", "lu:4", "lüe", "hao3")]
-    ['lv', 'lv', 'lve', 'hao']
-    """
-    text = unicodedata.normalize("NFD", text.lower()).replace("u\u0308", "v").replace("u:", "v")
-    return "".join(c for c in text if not unicodedata.combining(c)).rstrip("012345")
 
 
 def readings_of(runs: Sequence[str]) -> list[list[str] | None]:
