@@ -320,13 +320,13 @@ def test_decode_pinyin(call, runs):
 def test_decode_goes_on_after_a_bad_line(call, runs):
     """Exit code 1; the good lines are answered, the bad one is named with its token and what is near."""
     code, out, err = call(
-        "decode", runs / "pinyin", stdin="wo ai bei jing\nwo ai biejing\nbei jing\n"
+        "decode", runs / "pinyin", stdin="wo ai bei jing\nwo ai biejgin\nbei jing\n"
     )
     assert code == 1
     lines = out.split("\n")
     assert len(lines) == 4 and lines[0] and lines[1] == "" and lines[2]
     assert re.fullmatch(
-        r"sar: line 2: unknown token 'biejing' at position 2; near it: .*\n", err
+        r"sar: line 2: unknown token 'biejgin' at position 2; near it: .*\n", err
     ), err
     code, out, err = call("decode", runs / "copy", stdin="1 2\nx\n99 3\n4\n")
     assert code == 1 and len(out.split("\n")) == 5

@@ -4,15 +4,17 @@ Only ``file:PATH`` goes through here. The newspaper, the dictionary and the text
 always were (``words.HANZI``): the book's figures rest on these very tokens.
 """
 
+import errno
 import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data import Card
 from ..errors import Refusal
 from .syllables import column, shown
 from .words import LONGEST, SHORTEST, word_model
@@ -32,7 +34,8 @@ RADICALS = dict(
         strict=True,
     )
 )
-SHORT, UNREAD = f"in runs shorter than {SHORTEST}", "that pypinyin cannot read"
+SHORT = f"in runs shorter than {SHORTEST}"
+UNREAD = "in runs that pypinyin cannot read"
 TWICE = "in runs that come twice"
 
 
@@ -84,33 +87,21 @@ def passages(where: str, lines: Sequence[str]) -> tuple[list[Passage], Counter[s
     A line may have pinyin behind a tab, a syllable for each hanzi; ValueError names the line where
     it does not fit.
     """
-    known, left, total = _readable(), Counter[str](), 0
+    left, total = Counter[str](), 0
     found: list[Passage] = []
     for number, line in enumerate(lines):
         text, _, pinyin = line.partition("\t")
         runs = HANZI.findall(clean(text))
         total += sum(map(len, runs))
-        reading: list[str] = []
-        if pinyin.strip():
-            reading = _aligned(f"{where}, line {number + 1}", "".join(runs), pinyin)
-        else:
-            read = ["".join(c if known(c) else " " for c in run).split() for run in runs]
-            left[UNREAD] += sum(map(len, runs)) - sum(len(run) for row in read for run in row)
-            runs = sum(read, [])
-        rest = iter(reading)
+        own = f"{where}, line {number + 1}" if pinyin.strip() else ""
+        rest = iter(_aligned(own, "".join(runs), pinyin) if own else ())
         for run in chain.from_iterable(map(pieces, runs)):
-            own = " ".join(islice(rest, len(run)))
+            reading = " ".join(islice(rest, len(run)))
             if len(run) < SHORTEST:
                 left[SHORT] += len(run)
             else:
-                found.append(Passage(number, run, own))
+                found.append(Passage(number, run, reading))
     return found, left, total
-
-
-def _readable() -> Callable[[str], bool]:
-    from pypinyin.constants import PINYIN_DICT
-
-    return lambda hanzi: ord(hanzi) in PINYIN_DICT
 
 
 def _aligned(where: str, hanzi: str, pinyin: str) -> list[str]:
@@ -139,15 +130,16 @@ def account(
     return {"lines read": lines, "lines used": len(used), "hanzi read": total} | out
 
 
-def told(counts: Mapping[str, Any]) -> str:
-    """``account`` in a line: how much of a text is used; "" for a corpus that has none."""
-    if "lines read" not in counts:
+def told(card: Card | None) -> str:
+    """``account`` as a line to print: how much of a text is used; "" for a corpus without it."""
+    if card is None or "lines read" not in card.counts:
         return ""
-    out = "hanzi left out, "
+    counts, out = card.counts, "hanzi left out, "
     left = {k.removeprefix(out): n for k, n in counts.items() if k.startswith(out) and n}
     why = ", ".join(f"{n:,} {reason}" for reason, n in left.items())
-    gone = f"{sum(left.values()):,} hanzi left out" + (f" ({why})" if why else "")
-    return f"{counts['lines used']:,} of {counts['lines read']:,} lines used, {gone}"
+    used = f"{counts['lines used']:,} of {counts['lines read']:,} lines used"
+    gone = f"{sum(left.values()):,} of {counts['hanzi read']:,} hanzi left out"
+    return f"corpus: {used}, {gone}{why and f' ({why})'}\n"
 
 
 def read_lines(path: Path, least: int) -> tuple[bytes, list[str]]:
@@ -155,8 +147,8 @@ def read_lines(path: Path, least: int) -> tuple[bytes, list[str]]:
     try:
         str(path).encode()
         path = path.expanduser()
-        if path.exists() and not path.is_file():
-            raise Refusal(f"{path}: cannot read it (expected a file, not a folder or a device)")
+        if path.exists() and not path.is_file():  # a pipe may never end
+            raise OSError(errno.EINVAL, "expected a file, not a folder or a device")
         data = path.read_bytes()
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeEncodeError as error:
@@ -166,6 +158,8 @@ def read_lines(path: Path, least: int) -> tuple[bytes, list[str]]:
         raise Refusal(f"{path}: not UTF-8 ({where}); save it as UTF-8 and try again") from error
     except OSError as error:
         raise Refusal(f"{path}: cannot read it ({error.strerror})") from error
+    except ValueError as error:  # a NUL in the path
+        raise Refusal(f"{path}: cannot read it ({error})") from error
     except RuntimeError as error:  # of expanduser
         raise Refusal(f"{path}: there is no such home folder") from error
     if len(lines) <= least:

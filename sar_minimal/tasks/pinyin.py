@@ -73,7 +73,8 @@ def _cut(typed: str, spelled: str, at: int, vocab: Vocab) -> list[str]:
 def read_as(text: str, vocab: Vocab) -> str:
     """How ``parse_pinyin`` cut a line that has no space at each border; "" where it has."""
     syllables = read_syllables(text, vocab)
-    return "" if len(syllables) == len(text.split()) else f"read as: {' '.join(syllables)}"
+    as_typed = len(syllables) == len(list(filter(pieces, text.split())))
+    return "" if as_typed else f"read as: {' '.join(syllables)}"
 
 
 def _text_task(

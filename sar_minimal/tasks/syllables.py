@@ -31,10 +31,14 @@ RESPELLED = tuple(
 )
 
 
+def narrow(text: str) -> str:
+    """``text`` without full-width forms, and without what cannot be seen, such as U+200B."""
+    return "".join(c for c in text.translate(LETTERS) if unicodedata.category(c) != "Cf")
+
+
 def letters(text: str) -> str:
     """What was typed in narrow lower case letters, without a tone, v for u-umlaut."""
-    text = "".join(c for c in text.translate(LETTERS).lower() if unicodedata.category(c) != "Cf")
-    text = unicodedata.normalize("NFD", text)
+    text = unicodedata.normalize("NFD", narrow(text).lower())
     text = TONES.sub("", re.sub("u([\u0300-\u036f]*)\u0308", r"v\1", text))
     text = re.sub("(?<=[a-z:])[0-5]$", "", text)
     for wrong, right in RESPELLED:
@@ -63,7 +67,7 @@ def mandarin() -> frozenset[str]:
 
 def pieces(text: str) -> list[str]:
     """What stands between spaces, apostrophes and punctuation, as it was typed."""
-    return [piece for piece in BETWEEN.split(text) if piece]
+    return [piece for piece in BETWEEN.split(text) if narrow(piece)]
 
 
 def shown(text: str) -> str:
