@@ -240,6 +240,17 @@ def test_an_endless_token_is_cut():
     assert Converter(model, task.source, task.target, {"name": "copy"}).read("１ \ufeff2") == [5, 6]
 
 
+def test_numbers_that_were_not_learned_are_refused():
+    task = load_task("numerals", digits=3, sizes=(90, 9, 9))
+    model = make_model("ar", task, width=8, layers=1, heads=1)
+    about = {"name": "numerals", "options": task.options}
+    convert = Converter(model, task.source, task.target, about)
+    for text in ("007", "1000", "00"):
+        with pytest.raises(Refusal, match=f"text: expected a number of at most 3 digits.*'{text}'"):
+            convert.read(text)
+    assert [len(convert.read(text)) for text in ("0", "１２3", " 1 2 ")] == [1, 3, 2]
+
+
 # ---------------------------------------------------------------- pinyin without spaces
 
 CUT = {
@@ -305,6 +316,7 @@ def answered(monkeypatch, capsys, data):
 
 
 def test_a_line_that_is_not_utf8_is_one_failed_line(monkeypatch, capsys):
+    assert answered(monkeypatch, capsys, b"wo\rwo ai\r")[1] == "wo\nwoai\n"
     data = b"\xef\xbb\xbfwo ai\r\nwo \xff ai\n\n w\xc7\x92 \xe2\x80\x8b ai\nwoai\n"
     code, out, err = answered(monkeypatch, capsys, data)
     assert (code, out) == (1, "woai\n\n\nwoai\nwoai\n")
@@ -350,6 +362,10 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, cache):
         ("homophone", {"syllables": 10**6}, "syllables: expected at most 4096"),
         ("coherence", {"words": 10**6}, "words: expected at most 4096"),
         ("coherence", {"dialects": 10**6}, "dialects: expected at most 1024"),
+        ("homophone", {"seed": 10**20}, "seed: expected a whole number of 63 bits"),
+        ("homophone", {"language": 10**20}, "language: expected a whole number of 63 bits"),
+        ("homophone", {"language": "a"}, "language: expected a whole number >= 0, got 'a'"),
+        ("homophone", {"sharpness": 1e308}, "sharpness: expected at most 1000"),
         ("coherence", {"length": 10**9}, "length: expected at most 512"),
         ("instructions", {"shots": 10**7}, "shots: expected at most 100"),
     ],

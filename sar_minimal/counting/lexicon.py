@@ -85,6 +85,7 @@ class Lexicon:
 
         Words that these cannot spell are left out; ValueError where none is left. stop: rho.
         """
+        expect(0 <= stop < 1, "stop", "a probability, 0 <= stop < 1", stop)
         known = [
             (target.encode(word), source.encode(reading), q)
             for word, reading, q in zip(*model[:3], strict=True)

@@ -224,7 +224,7 @@ def _lines(stream: TextIO | None) -> Iterator[str]:
     if stream is None:
         raise Refusal("standard input: expected a sentence a line, got none: it is closed")
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+        stream.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=None)
     yield from stream
 
 
