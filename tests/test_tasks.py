@@ -507,7 +507,7 @@ def test_file_with_pinyin_of_its_own(tmp_path, cache):
     if "行不行啊" in rows:
         assert rows["行不行啊"] == ["hang", "bu", "hang", "a"]
     assert task.card.counts["runs with pinyin of their own"] == 2
-    with pytest.raises(ValueError, match="line 30: expected syllables of Mandarin, .* got '3'"):
+    with pytest.raises(ValueError, match="line 30: expected syllables of Mandarin .* got '3'"):
         load_task(
             "pinyin", corpus=write(tmp_path / "own.txt", lines[:29] + ["你好吗你\tni 3 ma ni"])
         )

@@ -14,10 +14,10 @@ from ..errors import Refusal, expect
 from ..languages import CoherenceLanguage, HomophoneLanguage
 from ..shift import END
 from .files import package_folder, stable_hash, versions
-from .splits import Made, Sizes
+from .splits import Made, Sizes, check_tokens
 
 # Sizes beyond these are slips: the task would not be made today, or not fit into memory.
-MOST_SYMBOLS, MOST_LENGTH, MOST_HANZI, MOST_TOKENS = 100_000, 512, 4096, 50_000_000
+MOST_SYMBOLS, MOST_LENGTH, MOST_HANZI = 100_000, 512, 4096
 T = TypeVar("T")
 Answer = Callable[[list[int]], list[int]]
 ANSWERS: dict[str, Answer] = {"copy": list, "reverse": lambda row: row[::-1], "sort": sorted}
@@ -76,6 +76,7 @@ def ordered(
     check_size("max_length", max_length, MOST_LENGTH)
     least = f"at least min_length = {min_length}"
     expect(max_length >= min_length, "max_length", least, max_length)
+    check_tokens(sizes, max_length)
     room = {length: symbols**length for length in range(min_length, max_length + 1)}
     if sum(sizes) > (most := sum(room.values())):
         but = f"{symbols} symbols and lengths {min_length}..{max_length} make only {most}"
@@ -205,8 +206,7 @@ def _drawn(
 ) -> Made:
     """Texts drawn from a language, which the card tells ``about``."""
     check_size("length", length, MOST_LENGTH)
-    most = f"at most {MOST_TOKENS} tokens in all (pairs times length)"
-    expect(sum(sizes) * length <= MOST_TOKENS, "sizes", most, sum(sizes) * length)
+    check_tokens(sizes, length)
     x, y = language.sample(sum(sizes), length, torch.Generator().manual_seed(seed))
     sounds = [chr(ord("a") + s) if s < 26 else f"s{s}." for s in range(language.syllables)]
     spelled, hanzi = [0] * len(sounds), []

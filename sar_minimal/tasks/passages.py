@@ -37,6 +37,7 @@ RADICALS = dict(
 SHORT = f"in runs shorter than {SHORTEST}"
 UNREAD = "in runs that pypinyin cannot read"
 TWICE = "in runs that come twice"
+BARE = "lines without a hanzi"
 
 
 class Passage(NamedTuple):
@@ -81,18 +82,18 @@ def pieces(run: str) -> list[str]:
     return [run[a:b] for a, b in pairwise([0, *cuts, len(run)])]
 
 
-def passages(where: str, lines: Sequence[str]) -> tuple[list[Passage], Counter[str], int]:
-    """The runs of all lines; how many hanzi are left out, by reason; how many hanzi there are.
+def passages(where: str, lines: Sequence[str]) -> tuple[list[Passage], Counter[str], list[int]]:
+    """The runs of all lines; how many hanzi are left out, by reason; how many each line has.
 
     A line may have pinyin behind a tab, a syllable for each hanzi; ValueError names the line where
     it does not fit.
     """
-    left, total = Counter[str](), 0
+    left, sizes = Counter[str](), []
     found: list[Passage] = []
     for number, line in enumerate(lines):
         text, _, pinyin = line.partition("\t")
         runs = HANZI.findall(clean(text))
-        total += sum(map(len, runs))
+        sizes.append(sum(map(len, runs)))
         own = f"{where}, line {number + 1}" if pinyin.strip() else ""
         rest = iter(_aligned(own, "".join(runs), pinyin) if own else ())
         for run in chain.from_iterable(map(pieces, runs)):
@@ -101,7 +102,7 @@ def passages(where: str, lines: Sequence[str]) -> tuple[list[Passage], Counter[s
                 left[SHORT] += len(run)
             else:
                 found.append(Passage(number, run, reading))
-    return found, left, total
+    return found, left, sizes
 
 
 def _aligned(where: str, hanzi: str, pinyin: str) -> list[str]:
@@ -114,7 +115,7 @@ def _aligned(where: str, hanzi: str, pinyin: str) -> list[str]:
 
 
 def account(
-    found: Sequence[Passage], kept: Collection[str], left: Counter[str], total: int, lines: int
+    found: Sequence[Passage], kept: Collection[str], left: Counter[str], sizes: list[int]
 ) -> dict[str, Any]:
     """For a card: what became of each line and each hanzi. kept: the runs that became pairs."""
     used, seen = set(), set()
@@ -127,7 +128,8 @@ def account(
             used.add(line)
             seen.add(run)
     out = {f"hanzi left out, {why}": left[why] for why in (SHORT, TWICE, UNREAD)}
-    return {"lines read": lines, "lines used": len(used), "hanzi read": total} | out
+    lines = {"lines read": len(sizes), "lines used": len(used), BARE: sizes.count(0)}
+    return lines | {"hanzi read": sum(sizes)} | out
 
 
 def told(card: Card | None) -> str:
@@ -138,6 +140,7 @@ def told(card: Card | None) -> str:
     left = {k.removeprefix(out): n for k, n in counts.items() if k.startswith(out) and n}
     why = ", ".join(f"{n:,} {reason}" for reason, n in left.items())
     used = f"{counts['lines used']:,} of {counts['lines read']:,} lines used"
+    used += f" ({counts[BARE]:,} without a hanzi)" * bool(counts[BARE])
     gone = f"{sum(left.values()):,} of {counts['hanzi read']:,} hanzi left out"
     return f"corpus: {used}, {gone}{why and f' ({why})'}\n"
 

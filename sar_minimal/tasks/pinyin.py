@@ -212,7 +212,7 @@ def _hsk(vocabulary_of: str = "words") -> Made:
 def _file(path: str) -> Made:
     """A text, with pinyin behind a tab in the lines whose readings are given."""
     data, lines = read_lines(Path(path), 2 * FILE_BLOCK)
-    found, left, total = passages(path, lines)
+    found, left, sizes = passages(path, lines)
     if not found:
         raise Refusal(f"{path}: no run of {SHORTEST} hanzi or more in {len(lines)} lines")
     part_of = by_blocks(len(lines), FILE_BLOCK, "block")
@@ -235,7 +235,7 @@ def _file(path: str) -> Made:
     kept = {run for split in splits for run, _ in split}
     return _text_task(
         splits,
-        facts=account(found, kept, left, total, len(lines))
+        facts=account(found, kept, left, sizes)
         | {
             "runs with pinyin of their own": len(given),
             "test runs inside a training run": _inside(splits),

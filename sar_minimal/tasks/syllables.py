@@ -81,7 +81,8 @@ def column(where: str, text: str) -> list[str]:
     spelled = list(map(syllable, typed))
     if "" in spelled:
         wrong = shown(typed[spelled.index("")])
-        raise Refusal(f"{where}: expected syllables of Mandarin, tones or none, got {wrong}")
+        what = "syllables of Mandarin with spaces between them"
+        raise Refusal(f"{where}: expected {what}, got {wrong}")
     return spelled
 
 
@@ -101,8 +102,8 @@ def _words() -> tuple[dict[str, tuple[float, tuple[str, ...]]], int]:
 def segmented(text: str) -> list[str]:
     """Letters without spaces as syllables: the most probable words that are written so; [] if none.
 
-    Of the 4,354 sentences of the hsk corpus 99.6 % are cut as they are written when all spaces are
-    taken out, 99.9 % when each word is one piece.
+    Of the 4,354 sentences of the hsk corpus 99.98 % are cut as they are written when each word is
+    one piece, 99.66 % when the sentence is, 99.63 % without apostrophes too.
 
     >>> segmented("womenaibeijing")
     ['wo', 'men', 'ai', 'bei', 'jing']
