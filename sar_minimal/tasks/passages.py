@@ -62,7 +62,7 @@ def _words() -> frozenset[str]:
     return frozenset(word_model().words)
 
 
-def pieces(run: str) -> list[str]:
+def evenly_cut(run: str) -> list[str]:
     """A run in pieces of at most ``LONGEST`` hanzi, all about as long, cut between words.
 
     There is no punctuation in a run to cut at. Of five places the nearest to the even one is taken
@@ -96,7 +96,7 @@ def passages(where: str, lines: Sequence[str]) -> tuple[list[Passage], Counter[s
         sizes.append(sum(map(len, runs)))
         own = f"{where}, line {number + 1}" if pinyin.strip() else ""
         rest = iter(_aligned(own, "".join(runs), pinyin) if own else ())
-        for run in chain.from_iterable(map(pieces, runs)):
+        for run in chain.from_iterable(map(evenly_cut, runs)):
             reading = " ".join(islice(rest, len(run)))
             if len(run) < SHORTEST:
                 left[SHORT] += len(run)

@@ -21,7 +21,7 @@ from . import words
 from .files import cached, package_folder, versions
 from .passages import account, passages, read_lines
 from .splits import SPLITS, Made, Maker, by_blocks, ranked
-from .syllables import letters, pieces, segmented, shown, syllable
+from .syllables import letters, marks, pieces, segmented, shown, syllable
 from .words import HANZI, LONGEST, SHORTEST, readings_of, share_inside
 
 Read = tuple[str, str]  # a run of hanzi, and a syllable for each with spaces between them
@@ -49,7 +49,7 @@ def read_syllables(text: str, vocab: Vocab) -> list[str]:
         spelled = letters(typed)
         if spelled in HUMMED and spelled not in vocab:
             spelled = "n" if "n" in vocab else "en"
-        if spelled in vocab and spelled not in SPECIALS:
+        if spelled in vocab and spelled not in SPECIALS and marks(typed) < 2:
             syllables.append(spelled)
         else:
             syllables += _cut(typed, spelled, len(syllables), vocab)
@@ -63,11 +63,12 @@ def _cut(typed: str, spelled: str, at: int, vocab: Vocab) -> list[str]:
     parts = [] if syllable(typed) else re.findall(r"\D+\d*", typed)
     whole = len(typed) <= LONG and "".join(parts) == typed
     found = [segmented(letters(part)) for part in parts] if whole else []
-    if not found or not all(found):
+    syllables = sum(found, [])
+    if not syllables or not all(found) or len(syllables) < marks(typed):
         near = difflib.get_close_matches(spelled[:LONG], vocab.tokens)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise UnknownToken(f"unknown token {shown(typed)} at position {at}{hint}")
-    return sum(found, [])
+    return syllables
 
 
 def read_as(text: str, vocab: Vocab) -> str:

@@ -17,6 +17,9 @@ BETWEEN = re.compile(
     r"[\s'＇’‘ʼ′`´‐–-]|(?<!\d)[,.;!?…]|[,.;!?…](?!\d)|[，。；：！？、—“”\"()（）《》「」]"
 )
 TONES = re.compile("[\u0300\u0301\u0302\u0304\u0306\u030c]")  # a breve is a caron in a hurry
+TWO_MARKS = re.compile(
+    f"([aeiou]\u0308?{TONES.pattern})(?=[aeiou]\u0308?{TONES.pattern})", re.IGNORECASE
+)
 # Full-width forms, and the letters of textbooks' fonts.
 LETTERS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x251: "a", 0x261: "g"}
 RESPELLED = tuple(
@@ -46,14 +49,19 @@ def letters(text: str) -> str:
     return text.strip(":")
 
 
+def marks(text: str) -> int:
+    """How many tone marks there are: as many syllables at least. That of ê is none."""
+    return len(TONES.findall(unicodedata.normalize("NFD", text).replace("\u0302", "")))
+
+
 def syllable(text: str) -> str:
     """A syllable as the vocabularies spell it, pypinyin's way; "" for what is none in Mandarin.
 
     >>> [syllable(s) for s in ("Lǜ", "lú:", "lu:4", "nue4", "lyu", "jvn1", "r5", "ba6", "2024")]
     ['lv', 'lv', 'lv', 'nve', 'lv', 'jun', 'er', '', '']
     """
-    text = letters(text)
-    return text if text in mandarin() else ""
+    spelled = letters(text)
+    return spelled if spelled in mandarin() and marks(text) < 2 else ""
 
 
 @functools.cache
@@ -66,7 +74,11 @@ def mandarin() -> frozenset[str]:
 
 
 def pieces(text: str) -> list[str]:
-    """What stands between spaces, apostrophes and punctuation, as it was typed."""
+    """What stands between spaces, apostrophes and punctuation, as it was typed.
+
+    Two vowels with a mark each are two syllables, too: Xīān is xi an.
+    """
+    text = unicodedata.normalize("NFC", TWO_MARKS.sub(r"\1'", unicodedata.normalize("NFD", text)))
     return [piece for piece in BETWEEN.split(text) if narrow(piece)]
 
 
