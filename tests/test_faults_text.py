@@ -3,9 +3,11 @@
 Each test is a case of the lists of faults that issue 17 names (F: public reports, A: attacks).
 """
 
+import contextlib
 import io
 import json
 import os
+import random
 import re
 import sys
 
@@ -465,3 +467,55 @@ def test_a_search_takes_different_candidates_and_real_scores():
 def test_words_that_ngrams_cannot_have_are_refused():
     with pytest.raises(Refusal, match="words: expected ids >= 0, got -4"):
         Lexicon([[-4]], [[4]], [0.0])
+
+
+# ---------------------------------------------------------------- anything at all
+
+ODD = [
+    *"今天我们去北京〇",
+    "\u3400",
+    "𠮷",
+    "⼈",
+    "⻋",
+    "\uf934",
+    "\u200b",
+    " ",
+    "\u3000",
+    "，",
+    "a",
+    "\x00",
+]
+ODD += [
+    "\ufe00",
+    "\U000e0100",
+    "\ud800",
+    "\u0301",
+    "wo",
+    "ǎ",
+    "u:",
+    "\u0308",
+    "'",
+    "3",
+    "<s>",
+    "ａ",
+    "²",
+]
+
+
+def test_any_text_is_used_or_counted_and_anything_typed_is_read_or_refused():
+    rng, vocab, read = random.Random(0), Vocab(sorted(mandarin())), 0
+    for _ in range(300):
+        line = "".join(rng.choices(ODD, k=rng.randrange(150)))
+        found, left, sizes = passages("f", [line])
+        assert all(4 <= len(run) <= 32 for _, run, _ in found) and clean(clean(line)) == clean(line)
+        counts = account(found, {run for _, run, _ in found if rng.random() < 0.7}, left, sizes)
+        assert sizes[0] >= sum(n for name, n in counts.items() if name.startswith("hanzi left"))
+    for _ in range(1000):
+        text = "".join(
+            rng.choices([*vocab.tokens, *ODD], [1] * len(vocab.tokens) + [9] * len(ODD), k=3)
+        )
+        with contextlib.suppress(Refusal):
+            syllables = read_syllables(text, vocab)
+            assert read_syllables(" ".join(syllables), vocab) == syllables
+            read += 1
+    assert read > 100
