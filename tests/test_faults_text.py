@@ -277,6 +277,8 @@ def test_numbers_that_were_not_learned_are_refused():
     for text in ("007", "1000", "00"):
         with pytest.raises(Refusal, match=f"text: expected a number of at most 3 digits.*'{text}'"):
             convert.read(text)
+    language_model = make_model("lm", task, width=8, layers=1, heads=1)
+    assert len(Converter(language_model, task.source, task.target, about).read("一百一十一")) == 6
     assert [len(convert.read(text)) for text in ("0", "１２3", " 1 2 ")] == [1, 3, 2]
 
 
