@@ -317,16 +317,39 @@ def test_decode_pinyin(call, runs):
             assert len(out.strip()) == 4
 
 
+def test_train_says_how_much_of_a_text_it_uses(call, corpus, tmp_path):
+    command = ["train", "pinyin", "--model", "sar", *SMALL, "--corpus"]
+    code, out, _ = call(*command, f"file:{corpus}", "--out", tmp_path / "run")
+    assert code == 0 and out.startswith("corpus: 60 of 60 lines used, 0 of 390 hanzi left out\n")
+    (tmp_path / "torn.txt").write_text(corpus.read_text() + "太短了\n" * 5)
+    _, out, _ = call(*command, f"file:{tmp_path}/torn.txt", "--out", tmp_path / "torn")
+    said = "60 of 65 lines used, 15 of 405 hanzi left out (15 in runs shorter than 4)"
+    assert out.startswith(f"corpus: {said}\n")
+
+
+def test_decode_pinyin_without_spaces(call, runs):
+    code, spaced, err = call("decode", runs / "pinyin", "wo ai bei jing")
+    assert call("decode", runs / "pinyin", "woaiběijīng") == (
+        code,
+        spaced,
+        "read as: wo ai bei jing\n",
+    )
+    code, out, err = call("decode", runs / "pinyin", stdin="wo ai bei jing\nwoai beijing\nwo <s>\n")
+    assert code == 1 and out == 2 * spaced + "\n"
+    assert err.split("\n")[0] == "line 2: read as: wo ai bei jing"
+    assert "line 3: unknown token '<s>' at position 1" in err
+
+
 def test_decode_goes_on_after_a_bad_line(call, runs):
     """Exit code 1; the good lines are answered, the bad one is named with its token and what is near."""
     code, out, err = call(
-        "decode", runs / "pinyin", stdin="wo ai bei jing\nwo ai biejing\nbei jing\n"
+        "decode", runs / "pinyin", stdin="wo ai bei jing\nwo ai biejgin\nbei jing\n"
     )
     assert code == 1
     lines = out.split("\n")
     assert len(lines) == 4 and lines[0] and lines[1] == "" and lines[2]
     assert re.fullmatch(
-        r"sar: line 2: unknown token 'biejing' at position 2; near it: .*\n", err
+        r"sar: line 2: unknown token 'biejgin' at position 2; near it: .*\n", err
     ), err
     code, out, err = call("decode", runs / "copy", stdin="1 2\nx\n99 3\n4\n")
     assert code == 1 and len(out.split("\n")) == 5

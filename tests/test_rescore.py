@@ -81,7 +81,7 @@ def test_refuses(model, ngram):
     small = NGram(Split([[4]], [[4]]), 2, 5)
     for call, error, message in (
         (lambda: rescore(model, x, ngram, k=0), ValueError, "k: expected a whole number >= 1, got 0"),
-        (lambda: rescore(model, x, ngram, weight=0), ValueError, "weight: expected > 0, got 0"),
+        (lambda: rescore(model, x, ngram, weight=0), ValueError, "weight: expected > 0 and finite, got 0"),
         (lambda: rescore(model, x, ngram, weight=math.nan), ValueError, "weight: expected > 0"),
         (lambda: rescore(model, x, small), ValueError, "ngram: expected a vocabulary of 9 as in model, got 5"),
         (lambda: rescore(DecoderLM(Config(V, width=8, heads=1)), x, ngram), TypeError, "model: one_pass needs"),

@@ -41,7 +41,9 @@ def test_what_is_read_are_docstrings():
 
 
 def test_characters():
-    assert characters(" One,\n\ttwo…\x00  Ünder ") == f"one,{SPACE}two\x00{SPACE}nder"
+    assert characters(" One,\n\ttwo…\x00  Ünder ") == f"one,{SPACE}two{SPACE}nder"
+    everything = characters("".join(map(chr, range(0x250))))  # also control characters, as in A17
+    assert set(everything) <= set(CHARACTERS) and len(everything) > 90
 
 
 def test_docstring_pieces(docstrings):

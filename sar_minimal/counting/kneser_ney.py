@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import Refusal, expect
 from ..shift import END, START, UNKNOWN
+from .ids import check_ids
 
 Table = dict[int, float]  # of n-grams or contexts, packed as below: a log probability
 
@@ -38,18 +39,21 @@ class KneserNey:
 
     A sentence is read with order - 1 START before it and ends with END. Events: END, UNKNOWN and
     all ids behind it, up to ``vocabulary`` - 1 (None: the highest in ``ys``); their probabilities
-    sum to 1 in every context. Raises ValueError on another order, on an empty sentence or none, and
-    on ids that are no event.
+    sum to 1 in every context. Raises ValueError on another order, on an empty sentence or none, on
+    ids that are no event, and on more ids than n-grams of that order can be numbered with.
     """
 
     def __init__(self, ys: Sequence[Sequence[int]], order: int, vocabulary: int | None = None):
         expect(order in (1, 2, 3) and order is not True, "order", "1, 2 or 3", order)
         if not len(ys) or not all(map(len, ys)):
             raise Refusal("ngram: expected at least one sentence and no empty one")
+        check_ids(ys, "ngram")
         low, high = min(map(min, ys)), max(map(max, ys))
         self.order, self.base = order, high + 1 if vocabulary is None else vocabulary
         if high >= self.base or low < UNKNOWN:
             raise Refusal(f"ngram: expected ids in {UNKNOWN}..{self.base - 1}, got {low}..{high}")
+        most = int(2 ** (63 / order)) - 1  # else n-grams have no number of 63 bits
+        expect(self.base <= most, "vocabulary", f"at most {most} at order {order}", self.base)
         grams, counts = np.unique(self._grams(ys)[0], return_counts=True)
         self.levels: list[_Level] = []
         for n in range(order, 0, -1):
@@ -122,6 +126,7 @@ class KneserNey:
         """log p(y </s>) of each sentence, in nats: (N,). Ids that are no event raise ValueError."""
         if not len(ys):
             return np.zeros(0)
+        check_ids(ys, "log_prob")
         if any(not UNKNOWN <= i < self.base for y in ys for i in y):
             raise Refusal(f"log_prob: expected ids in {UNKNOWN}..{self.base - 1}")
         keys, row = self._grams(ys)

@@ -11,6 +11,7 @@ import numpy as np
 from ..data import Split, Vocab
 from ..errors import Refusal, expect
 from ..shift import UNKNOWN
+from .ids import check_ids
 from .lattice import Lattice, Word
 
 Ids = Sequence[Sequence[int]]
@@ -44,6 +45,10 @@ class Lexicon:
         if not len(words) or len(set(sizes)) > 1:
             expected = "expected as many words, readings and log_probs, at least one"
             raise Refusal("lexicon: {}, got {}, {} and {}".format(expected, *sizes))
+        for name, rows in (("words", words), ("readings", readings)):
+            check_ids(rows, name)
+            least = min((i for row in rows for i in row), default=0)
+            expect(least >= 0, name, "ids >= 0", least)
         weights = np.asarray(log_probs, dtype=np.float64)
         if not np.isfinite(weights).all():
             raise Refusal("log_probs: expected finite numbers")
@@ -80,6 +85,7 @@ class Lexicon:
 
         Words that these cannot spell are left out; ValueError where none is left. stop: rho.
         """
+        expect(0 <= stop < 1, "stop", "a probability, 0 <= stop < 1", stop)
         known = [
             (target.encode(word), source.encode(reading), q)
             for word, reading, q in zip(*model[:3], strict=True)
@@ -107,6 +113,7 @@ class Lexicon:
 
         most: so many words of a reading, the heaviest; None for all.
         """
+        check_ids([x], "x")
         x = tuple(map(int, x))
         arcs = [
             [(j, *entry) for j, entries in self.spans(x, i) for entry in entries[:most]]

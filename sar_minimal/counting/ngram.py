@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..data import Split
-from ..errors import Refusal
+from ..errors import Refusal, expect
 from ..shift import END, START, UNKNOWN
+from .ids import check_ids
 from .kneser_ney import KneserNey, look_up
 
 
@@ -49,8 +50,12 @@ class NGram:
             if len(xs) != len(ys):
                 tokens = f"{len(xs)} source and {len(ys)} target tokens"
                 raise Refusal(f"ngram: pair {i} has {tokens}; expected as many")
+        check_ids(split.x, "ngram")
         self.model = KneserNey(split.y, order, vocabulary)
         self.order, base = order, self.model.base
+        most = 2**63 // base - 2
+        low, high = min(map(min, split.x)), max(map(max, split.x))
+        expect(0 <= low <= high <= most, "ngram", f"syllables in 0..{most}", (low, high))
         x, y = (np.array([i for row in rows for i in row], np.int64) for rows in (split.x, split.y))
         readings, counts = np.unique(x * base + y, return_counts=True)
         emission = np.log(counts / np.bincount(y)[readings % base])
@@ -73,7 +78,8 @@ class NGram:
 
     def decode(self, xs: Iterable[Sequence[int]]) -> list[list[int]]:
         """The most probable hanzi of each sentence of syllables; as long as it."""
-        known, unseen = self.candidates, self._unseen
+        xs, known, unseen = list(xs), self.candidates, self._unseen
+        check_ids(xs, "decode")
         return [self._viterbi([known.get(int(s), unseen) for s in x]) for x in xs]
 
     def search(self, candidates: np.ndarray, scores: np.ndarray) -> list[int]:
@@ -81,15 +87,21 @@ class NGram:
 
         candidates: (T, K) ids, those of one position distinct. scores: (T, K) log weights, in nats,
         as of a one-pass model (``rescoring.rescore``). Raises ValueError on ids that are no tokens
-        of the vocabulary, shapes that differ, or scores that are not finite.
+        of the vocabulary or there twice, shapes that differ, or scores that are not finite.
         """
-        candidates, scores = np.asarray(candidates), np.asarray(scores, dtype=np.float64)
+        candidates, scores = np.asarray(candidates), np.asarray(scores)
+        expect(scores.dtype.kind in "fiu", "scores", "real numbers", scores.dtype.name)
+        expect(candidates.dtype.kind in "iu", "candidates", "whole numbers", candidates.dtype.name)
+        scores = scores.astype(np.float64)
         if candidates.ndim != 2 or not candidates.size or candidates.shape != scores.shape:
             shapes = f"{candidates.shape} and {scores.shape}"
             raise Refusal(f"candidates: expected shape (T, K) as of scores, got {shapes}")
         low, high, most = candidates.min(), candidates.max(), self.model.base - 1
         if low < UNKNOWN or high > most:
             raise Refusal(f"candidates: expected ids in {UNKNOWN}..{most}, got {low}..{high}")
+        ordered = np.sort(candidates)
+        if (twice := ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]]).size:
+            raise Refusal(f"candidates: expected different ids in each row, got {twice[0]} twice")
         if not np.isfinite(scores).all():
             raise Refusal("scores: expected finite numbers")
         return self._viterbi([Column(None, c, s) for c, s in zip(candidates, scores, strict=True)])

@@ -41,7 +41,7 @@ def rescore(
     network reads anything again.
     """
     check_whole("k", k)
-    expect(weight > 0, "weight", "> 0", weight)
+    expect(0 < weight < math.inf, "weight", "> 0 and finite", weight)
     log_q, own = given_x(model, x, lengths)
     vocabulary, known = model.config.target_vocab, ngram.model.base
     expect(known == vocabulary, "ngram", f"a vocabulary of {vocabulary} as in model", known)
@@ -66,6 +66,7 @@ class Reranker:
     the one that is best when weight * log q(y | x) of the network (nats) is added to its score."""
 
     def __init__(self, words: WordNGram, network: DualStreamSAR | Autoregressive, k: int = 10):
+        check_whole("k", k)
         self.words, self.network, self.k = words, network, k
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ import numpy as np
 from ..checks import check_whole
 from ..errors import WrongType, expect
 from ..shift import END, START, UNKNOWN
+from .ids import check_ids
 from .lattice import Arc, Lattice, Word
 from .lexicon import Entry, Lexicon
 from .ngram import NGram
@@ -65,6 +66,7 @@ class WordNGram:
         Its ``marginals`` are p(y_t | x) under p(y, s | x) proportional to exp(score), exact where
         width is None, its ``texts`` the best conversions with their probabilities.
         """
+        check_ids([x], "x")
         x = tuple(map(int, x))
         arcs: list[list[Arc]] = []
         scores: list[float] = []  # of each node, its best

@@ -6,13 +6,14 @@ decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on
 
 import argparse
 import inspect
+import io
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import MissingPackage, Refusal  # no torch: half of the commands do without
 
@@ -180,12 +181,14 @@ def main(argv: list[str] | None = None) -> int:
 def _train(task, model, out, resume, corpus, **options) -> None:
     from ..kinds import make_model
     from ..tasks import load_task
+    from ..tasks.passages import told
     from ..training import Recipe
     from .runs import train
 
     recipe = Recipe(**{f.name: options.pop(f.name) for f in fields(Recipe) if f.name in options})
     loaded = load_task(task, **({} if corpus is None else {"corpus": corpus}))
     made = make_model(model, loaded, seed=recipe.seed, **options)
+    print(told(loaded.card), end="")
     last = train(made, loaded, recipe, out, resume)[-1]
     nats = f"{last['validation']:.4f} nats per token"
     print(f"step {last['step']}: validation {nats}; run kept in {out}")
@@ -197,12 +200,18 @@ def _decode(run, text, beam, new, verbose) -> int:
 
     convert = Converter(*load_run(run), beam, new)
     if text:
-        print(convert(" ".join(text), verbose))
+        print(convert(line := " ".join(text), verbose))
+        if cut := convert.read_as(line):
+            print(cut, file=sys.stderr)
         return 0
     code = 0
     for number, line in enumerate(_lines(sys.stdin), 1):
         try:
+            if broken := [c for c in line if "\udc80" <= c <= "\udcff"]:
+                raise Refusal(f"expected UTF-8, got the byte {ord(broken[0]) - 0xDC00:#x}")
             print(convert(line, verbose) if line.strip() else "", flush=True)
+            if line.strip() and (cut := convert.read_as(line)):
+                print(f"line {number}: {cut}", file=sys.stderr)
         except Refusal as error:  # say which, go on with the others, and let the exit code tell
             print("", flush=True)
             print(f"sar: line {number}: {error}", file=sys.stderr)
@@ -210,11 +219,13 @@ def _decode(run, text, beam, new, verbose) -> int:
     return code
 
 
-def _lines(stream: Iterable[str]) -> Iterator[str]:
-    try:
-        yield from stream
-    except UnicodeDecodeError as error:
-        raise Refusal(f"standard input: expected text in {error.encoding} ({error})") from error
+def _lines(stream: TextIO | None) -> Iterator[str]:
+    """Lines in UTF-8, read as kindly as a corpus; a byte that is none stands there as a surrogate."""
+    if stream is None:
+        raise Refusal("standard input: expected a sentence a line, got none: it is closed")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=None)
+    yield from stream
 
 
 def _claims(ids, markdown, json) -> None:

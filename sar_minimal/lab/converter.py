@@ -6,13 +6,16 @@ from typing import Any
 import torch
 
 from ..autoregressive import Autoregressive, DecoderLM
-from ..checks import Refusal
+from ..checks import Refusal, expect
+from ..data import SPECIALS, UnknownToken
 from ..decoding import beam
 from ..kinds import kind_of
 from ..lengths import LengthSAR
 from ..shift import END, START
 from ..shifted import ShiftedLM
-from ..tasks.pinyin import parse_pinyin
+from ..tasks.passages import clean
+from ..tasks.pinyin import parse_pinyin, read_as
+from ..tasks.syllables import narrow, shown
 
 
 class Converter:
@@ -20,6 +23,10 @@ class Converter:
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
         self.beam, self.new = beam, new
         self.characters = self.task in ("pinyin", "numerals")  # written without spaces
+        self.language_model = isinstance(model, DecoderLM | ShiftedLM)
+        options = about.get("options")  # of numerals: the longest number learned
+        self.digits = options.get("digits", 8) if isinstance(options, dict) else 8
+        self.pinyin = self.task == "pinyin" and not self.language_model
         if beam is not None and not isinstance(model, Autoregressive | LengthSAR):
             lacks = f"a {type(model).__name__} has no prefixes to keep"
             raise Refusal(f"--beam: {lacks}; it is for autoregressive models")
@@ -37,15 +44,27 @@ class Converter:
 
     def read(self, text: str) -> list[int]:
         """A line of input as token ids: of pinyin, of hanzi for a language model, of symbols."""
-        language_model = isinstance(self.model, DecoderLM | ShiftedLM)
-        if self.task == "pinyin" and not language_model:
+        if self.pinyin:
             return parse_pinyin(text, self.source)
+        text = clean(text) if self.task == "pinyin" else narrow(text)
         tokens = list("".join(text.split())) if self.characters else text.split()
         if not tokens:
             raise Refusal("text: expected at least one token, got an empty line")
-        if language_model:  # as in training, where every sequence begins with <s>
-            return [START, *self.target.encode(tokens)]
-        return self.source.encode(tokens)
+        if self.task == "numerals" and not self.language_model:
+            number = tokens[0] != "0" and len(tokens) <= self.digits or len(tokens) == 1
+            expect(
+                number, "text", f"a number of at most {self.digits} digits, no 0 first", text[:40]
+            )
+        vocab = self.target if self.language_model else self.source
+        for at, token in enumerate(tokens):  # a special is not for users, a long one not to repeat
+            if token in SPECIALS or (len(token) > 40 and token not in vocab):
+                raise UnknownToken(f"unknown token {shown(token)} at position {at}")
+        # A language model begins as in training, where every sequence does so with <s>.
+        return [START] * self.language_model + vocab.encode(tokens)
+
+    def read_as(self, text: str) -> str:
+        """How pinyin was cut that was typed without all of its spaces; "" where it was not."""
+        return read_as(text, self.source) if self.pinyin else ""
 
     def write(self, ids: list[int]) -> str:
         if self.task == "numerals":

@@ -67,7 +67,8 @@ def load_task(name: str, **options: Any) -> Task:
     options = known | options
     if "sizes" in options:
         options["sizes"] = check_sizes(options["sizes"])
-        check_whole("seed", options["seed"], least=0)
+        check_whole("seed", seed := options["seed"], least=0)
+        expect(seed < 2**63, "seed", "a whole number of 63 bits", seed)  # as torch does
     source, target, splits, card = make(**options)
     card, options = replace(card, counts=measure(splits) | card.counts), {**chosen, **options}
     train, validation, test = splits

@@ -17,17 +17,19 @@ from .splits import Made, tenth
 
 SPACE = "␣"  # a vocabulary has no white space in it
 CHARACTERS = SPACE + "".join(c for c in map(chr, range(33, 127)) if not c.isupper())
+PRINTED = frozenset(CHARACTERS) - {SPACE}
 TRIPLE_QUOTED = re.compile(r'^([^\n]*?)"""(.*?)"""', re.DOTALL | re.MULTILINE)
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
 
 def characters(text: str) -> str:
-    """``text`` as the task spells it: lower case, white space as one ``SPACE``, the rest of ASCII.
+    """``text`` as the task spells it: lower case, white space as one ``SPACE``, what prints in ASCII.
 
     >>> characters("  Return a\\n    Tuple…")
     'return␣a␣tuple'
     """
-    return SPACE.join("".join(c for c in text.lower() if c.isascii()).split())
+    kept = (c for c in text.lower() if c in PRINTED or c.isspace())
+    return SPACE.join("".join(kept).split())
 
 
 @functools.cache

@@ -14,8 +14,10 @@ from ..errors import Refusal, expect
 from ..languages import CoherenceLanguage, HomophoneLanguage
 from ..shift import END
 from .files import package_folder, stable_hash, versions
-from .splits import Made, Sizes
+from .splits import Made, Sizes, check_tokens
 
+# Sizes beyond these are slips: the task would not be made today, or not fit into memory.
+MOST_SYMBOLS, MOST_LENGTH, MOST_HANZI = 100_000, 512, 4096
 T = TypeVar("T")
 Answer = Callable[[list[int]], list[int]]
 ANSWERS: dict[str, Answer] = {"copy": list, "reverse": lambda row: row[::-1], "sort": sorted}
@@ -54,6 +56,12 @@ def distinct(n: int, draw: Callable[[], T]) -> list[T]:
     return list(drawn)
 
 
+def check_size(name: str, value: int, most: int) -> None:
+    """Raise Refusal unless ``value`` is an int in 1..``most``."""
+    check_whole(name, value)
+    expect(value <= most, name, f"at most {most}", value)
+
+
 def ordered(
     kind: str,
     symbols: int = 16,
@@ -63,11 +71,12 @@ def ordered(
     seed: int = 0,
 ) -> Made:
     """Sequences and what ``ANSWERS[kind]`` makes of them; for the options see ``load_task``."""
-    check_whole("symbols", symbols)
-    check_whole("min_length", min_length)
-    check_whole("max_length", max_length)
+    check_size("symbols", symbols, MOST_SYMBOLS)
+    check_size("min_length", min_length, MOST_LENGTH)
+    check_size("max_length", max_length, MOST_LENGTH)
     least = f"at least min_length = {min_length}"
     expect(max_length >= min_length, "max_length", least, max_length)
+    check_tokens(sizes, max_length)
     room = {length: symbols**length for length in range(min_length, max_length + 1)}
     if sum(sizes) > (most := sum(room.values())):
         but = f"{symbols} symbols and lengths {min_length}..{max_length} make only {most}"
@@ -75,10 +84,15 @@ def ordered(
     rng = random.Random(seed)
 
     def draw(length: int, n: int) -> list[list[int]]:
-        """A sequence is a number to the base ``symbols``."""
-        numbers = distinct(n, lambda: rng.randrange(room[length]))
-        places = [symbols**k for k in range(length)]
-        return [[len(SPECIALS) + i // place % symbols for place in places] for i in numbers]
+        """A sequence is a number to the base ``symbols``, the lowest digit first."""
+        rows = []
+        for number in distinct(n, lambda: rng.randrange(room[length])):
+            row = []
+            for _ in range(length):
+                number, digit = divmod(number, symbols)
+                row.append(len(SPECIALS) + digit)
+            rows.append(row)
+        return rows
 
     x = evenly(room, draw, sum(sizes), seed)
     vocab = Vocab(tuple(map(str, range(symbols))))
@@ -160,6 +174,12 @@ def homophone(
     seed: int = 0,
 ) -> Made:
     """Sounds and hanzi of a random ``HomophoneLanguage``; for the options see ``load_task``."""
+    check_whole("language", language, least=0)
+    expect(language < 2**63, "language", "a whole number of 63 bits", language)
+    sharp = isinstance(sharpness, int | float) and sharpness > 1000  # else see below
+    expect(not sharp, "sharpness", "at most 1000", sharpness)
+    check_size("hanzi", hanzi, MOST_HANZI)
+    check_size("syllables", syllables, MOST_HANZI)
     exact = HomophoneLanguage.random(hanzi, syllables, sharpness, seed=language)
     sounds = f"{hanzi} hanzi, {syllables} syllables, sharpness {sharpness}"
     return _drawn("homophone", exact, f"{sounds}, drawn from seed {language}", length, sizes, seed)
@@ -174,6 +194,8 @@ def coherence(
     seed: int = 0,
 ) -> Made:
     """Sounds and hanzi of a ``CoherenceLanguage``; for the options see ``load_task``."""
+    check_size("words", words, MOST_HANZI)
+    check_size("dialects", dialects, MOST_HANZI // words)
     exact = CoherenceLanguage(words, dialects, tell)
     about = f"{words} words in each of {dialects} dialects, a tell with probability {tell}"
     return _drawn("coherence", exact, about, length, sizes, seed)
@@ -183,6 +205,8 @@ def _drawn(
     name: str, language: HomophoneLanguage, about: str, length: int, sizes: Sizes, seed: int
 ) -> Made:
     """Texts drawn from a language, which the card tells ``about``."""
+    check_size("length", length, MOST_LENGTH)
+    check_tokens(sizes, length)
     x, y = language.sample(sum(sizes), length, torch.Generator().manual_seed(seed))
     sounds = [chr(ord("a") + s) if s < 26 else f"s{s}." for s in range(language.syllables)]
     spelled, hanzi = [0] * len(sounds), []

@@ -13,7 +13,7 @@ from itertools import product, starmap
 from ..checks import check_whole
 from ..data import Card, Split, Vocab
 from ..errors import expect
-from .splits import Made, Sizes, tenth
+from .splits import Made, Sizes, check_tokens, tenth
 
 LETTERS = "abcdefgh"
 ORDERS: dict[str, tuple[str, Callable[[str], str]]] = {
@@ -43,6 +43,7 @@ swap     skill  skill  skill     skill     skill
 """
 SHOWN = {order: shown for order, *shown in map(str.split, GRID.strip().split("\n"))}
 LENGTH = 3  # of every question and answer
+MOST_SHOTS = 100  # 800 tokens, more than the models read
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def make(
 ) -> Made:
     """Prompts and answers, of the seen instructions and, in test, of all; see ``load_task``."""
     check_whole("shots", shots, least=0)
+    expect(shots <= MOST_SHOTS, "shots", f"at most {MOST_SHOTS}", shots)
+    check_tokens(sizes, 8 * (shots + 1))
     for name, flag in (("working", working), ("shuffled", shuffled)):
         expect(isinstance(flag, bool), name, "True or False", flag)
     seen = [do for do in INSTRUCTIONS if do.status == "seen"]

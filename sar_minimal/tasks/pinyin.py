@@ -5,35 +5,77 @@ syllable. No third-party text is part of the package: it is read from installed 
 is loaded, and what is slow to compute is cached outside the repository (``files.cache_dir``).
 """
 
+import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data import Card, Split, Vocab
+from ..data import SPECIALS, Card, Split, UnknownToken, Vocab
 from ..errors import Refusal
 from ..shift import UNKNOWN
 from . import words
 from .files import cached, package_folder, versions
+from .passages import account, passages, read_lines
 from .splits import SPLITS, Made, Maker, by_blocks, ranked
-from .words import HANZI, LONGEST, SHORTEST, SPELLED, readings_of, share_inside, syllable
+from .syllables import letters, marks, pieces, segmented, shown, syllable
+from .words import HANZI, LONGEST, SHORTEST, readings_of, share_inside
 
 Read = tuple[str, str]  # a run of hanzi, and a syllable for each with spaces between them
 Sides = tuple[Vocab, Vocab]  # of syllables and of hanzi
+HUMMED = ("n", "ng")  # 嗯
+LONG = 400  # characters without a space that are still looked at
 
 
 def parse_pinyin(text: str, vocab: Vocab) -> list[int]:
-    """Ids of the syllables in ``text``, separated by white space; tones are dropped, u-umlaut is v.
+    """Ids of the syllables in ``text``; tones are dropped, u-umlaut is v. See ``read_syllables``.
 
-    Raises UnknownToken naming a syllable that ``vocab`` does not hold, ValueError for none at all.
+    Raises UnknownToken naming what ``vocab`` does not hold, ValueError for no syllable at all.
     """
-    syllables = [syllable(s) for s in text.split()]
+    return vocab.encode(read_syllables(text, vocab))
+
+
+def read_syllables(text: str, vocab: Vocab) -> list[str]:
+    """The syllables in ``text``, with spaces between them, or apostrophes, or nothing at all.
+
+    >>> read_syllables("qu4 Xi'an, womenaini", Vocab("qu xi an wo men ai ni xian".split()))
+    ['qu', 'xi', 'an', 'wo', 'men', 'ai', 'ni']
+    """
+    syllables: list[str] = []
+    for typed in pieces(text):
+        spelled = letters(typed)
+        if spelled in HUMMED and spelled not in vocab:
+            spelled = "n" if "n" in vocab else "en"
+        if spelled in vocab and spelled not in SPECIALS and marks(typed) < 2:
+            syllables.append(spelled)
+        else:
+            syllables += _cut(typed, spelled, len(syllables), vocab)
     if not syllables:
         raise Refusal("pinyin: expected syllables separated by spaces, like 'ni hao', got nothing")
-    return vocab.encode(syllables)
+    return syllables
+
+
+def _cut(typed: str, spelled: str, at: int, vocab: Vocab) -> list[str]:
+    """The syllables of what was typed without spaces; a digit is a tone, and ends one."""
+    parts = [] if syllable(typed) else re.findall(r"\D+\d*", typed)
+    whole = len(typed) <= LONG and "".join(parts) == typed
+    found = [segmented(letters(part)) for part in parts] if whole else []
+    syllables = sum(found, [])
+    if not syllables or not all(found) or len(syllables) < marks(typed):
+        near = difflib.get_close_matches(spelled[:LONG], vocab.tokens)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise UnknownToken(f"unknown token {shown(typed)} at position {at}{hint}")
+    return syllables
+
+
+def read_as(text: str, vocab: Vocab) -> str:
+    """How ``parse_pinyin`` cut a line that has no space at each border; "" where it has."""
+    syllables = read_syllables(text, vocab)
+    as_typed = len(syllables) == len(list(filter(pieces, text.split())))
+    return "" if as_typed else f"read as: {' '.join(syllables)}"
 
 
 def _text_task(
@@ -142,8 +184,8 @@ def _hsk(vocabulary_of: str = "words") -> Made:
     for record in records:
         text = "".join(HANZI.findall(record["chinese"]))
         reading = [syllable(s) for s in record["pinyin_numbered"].split()]
-        if len(text) == len(reading) <= LONGEST:  # 儿 after a vowel is written r5
-            pairs[text] = " ".join("er" if s == "r" else s for s in reading)
+        if all(reading) and len(text) == len(reading) <= LONGEST:
+            pairs[text] = " ".join(reading)
         else:
             lost += 1
     return _text_task(
@@ -170,35 +212,38 @@ def _hsk(vocabulary_of: str = "words") -> Made:
 
 def _file(path: str) -> Made:
     """A text, with pinyin behind a tab in the lines whose readings are given."""
-    file = Path(path).expanduser()
-    data, lines = _read_lines(file)
+    data, lines = read_lines(Path(path), 2 * FILE_BLOCK)
+    found, left, sizes = passages(path, lines)
+    if not found:
+        raise Refusal(f"{path}: no run of {SHORTEST} hanzi or more in {len(lines)} lines")
+    part_of = by_blocks(len(lines), FILE_BLOCK, "block")
     given: dict[str, tuple[int, str]] = {}  # what the file says how to read
-    plain: list[tuple[str, int]] = []
-    for i, part in enumerate(by_blocks(len(lines), FILE_BLOCK, "block")):
-        text, tab, pinyin = lines[i].partition("\t")
-        if tab:
-            for run, reading in _aligned(f"{file}, line {i + 1}", text, pinyin):
-                given.setdefault(run, (part, reading))
-        else:
-            plain += [(run, part) for run in _runs(text)]
-    key = f"{hashlib.blake2b(data).hexdigest()}, {versions('pypinyin')}, blocks of {FILE_BLOCK}"
-    read = cached("text", key, lambda: _read(run for run in plain if run[0] not in given))
+    for line, run, reading in found:
+        if reading:
+            given.setdefault(run, (part_of[line], reading))
+    plain = [(run, part_of[line]) for line, run, _ in found if run not in given]
+    of = versions("pypinyin", "jieba")  # jieba's words say where a long run is cut
+    key = f"{hashlib.blake2b(data).hexdigest()}, {of}, blocks of {FILE_BLOCK}, cleaned and cut"
+    read = cached("text", key, lambda: _read(plain))
     splits = read["splits"]
     for run, (part, reading) in given.items():
         splits[part].append((run, reading))
+    splits = [[(run, _hummed(reading)) for run, reading in split] for split in splits]
     for name, split in zip(SPLITS, splits, strict=True):
         if not split:
-            left = f"nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
-            raise Refusal(f"{file}: too few usable lines: {left}")
+            none = f"nothing is left for {name} (blocks of {FILE_BLOCK} lines)"
+            raise Refusal(f"{path}: too few usable lines: {none}")
+    kept = {run for split in splits for run, _ in split}
     return _text_task(
         splits,
-        facts={
+        facts=account(found, kept, left, sizes)
+        | {
             "runs with pinyin of their own": len(given),
-            "runs dropped, not one syllable a hanzi": read["lost"],
             "test runs inside a training run": _inside(splits),
         },
-        name=f"pinyin-{file.stem}",
-        source=f"{file.name}, {len(lines)} lines; readings by pypinyin where the file has none.",
+        name=f"pinyin-{Path(path).stem}",
+        source=f"{Path(path).name}, {len(lines)} lines; readings by pypinyin where the file has "
+        f"none. Spaces between hanzi are closed, runs of more than {LONGEST} hanzi cut.",
         licence="Whatever its owner says.",
         split=f"80/10/10 by blocks of {FILE_BLOCK} lines, in order of a stable hash; a run that "
         "comes twice is kept once.",
@@ -206,36 +251,9 @@ def _file(path: str) -> Made:
     )
 
 
-def _read_lines(path: Path) -> tuple[bytes, list[str]]:
-    """A file as bytes and as lines. Raises ValueError where it cannot be read or is too little."""
-    try:
-        data = path.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        where = f"byte {error.start}"
-        raise Refusal(f"{path}: not UTF-8 ({where}); save it as UTF-8 and try again") from error
-    except OSError as error:
-        raise Refusal(f"{path}: cannot read it ({error.strerror})") from error
-    if not any(map(_runs, lines)):
-        raise Refusal(f"{path}: no run of {SHORTEST} to {LONGEST} hanzi in {len(lines)} lines")
-    if len(lines) <= 2 * FILE_BLOCK:
-        few = f"{len(lines)} lines are too few to split into train, validation and test"
-        raise Refusal(f"{path}: {few}; expected more than {2 * FILE_BLOCK}")
-    return data, lines
-
-
-def _aligned(where: str, text: str, pinyin: str) -> list[Read]:
-    """The runs of one line with the syllables that its pinyin column gives them."""
-    syllables, hanzi = [syllable(s) for s in pinyin.split()], "".join(HANZI.findall(text))
-    if len(syllables) != len(hanzi):
-        got = f"{len(syllables)}: {pinyin.strip()!r}"
-        one = f"{len(hanzi)} syllables, one for each hanzi of {hanzi!r}"
-        raise Refusal(f"{where}: expected {one}, got {got}")
-    if wrong := [s for s in syllables if not SPELLED.fullmatch(s)]:
-        raise Refusal(f"{where}: expected syllables of letters, got {wrong[0]!r}")
-    rest = iter(syllables)
-    runs = [(run, " ".join(islice(rest, len(run)))) for run in HANZI.findall(text)]
-    return [(run, reading) for run, reading in runs if SHORTEST <= len(run) <= LONGEST]
+def _hummed(reading: str) -> str:
+    """嗯 is n or ng in tables and en when it is typed; only of files, where no figure rests on it."""
+    return " ".join("en" if s in HUMMED else s for s in reading.split())
 
 
 CORPORA: dict[str, Maker] = {"words": words.make, "news": _news, "hsk": _hsk, "file": _file}

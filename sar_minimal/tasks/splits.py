@@ -11,6 +11,7 @@ from ..shift import UNKNOWN
 from .files import stable_hash
 
 SPLITS = ("train", "validation", "test")
+MOST_PAIRS, MOST_TOKENS = 10_000_000, 50_000_000  # they are all made at once, in memory
 Sizes = tuple[int, int, int]  # how many pairs each of them has
 # Vocabularies of x and y, three splits, and a card that has yet to count them (``measure``).
 Made = tuple[Vocab, Vocab, Sequence[Split], Card]
@@ -22,7 +23,14 @@ def check_sizes(sizes: Any) -> Sizes:
     sizes = tuple(sizes) if np.iterable(sizes) else (sizes,)
     fits = len(sizes) == 3 and all(type(n) is int and n >= 0 for n in sizes)
     expect(fits, "sizes", "(train, validation, test), three ints >= 0", sizes)
+    expect(sum(sizes) <= MOST_PAIRS, "sizes", f"at most {MOST_PAIRS} pairs", sum(sizes))
     return sizes[0], sizes[1], sizes[2]
+
+
+def check_tokens(sizes: Sizes, length: int) -> None:
+    """Raise Refusal where so many pairs of that length would not fit into memory."""
+    most, got = f"at most {MOST_TOKENS} tokens in all (pairs times length)", sum(sizes) * length
+    expect(got <= MOST_TOKENS, "sizes", most, got)
 
 
 def measure(splits: Sequence[Split]) -> dict[str, Any]:

@@ -3,7 +3,6 @@ model knows, a word lattice knows, too (``counting/lexicon.py``)."""
 
 import functools
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path
@@ -27,17 +26,8 @@ Ids = list[list[int]]  # of the tokens of each word
 COMMON = {
     bytes(pair).decode("gb2312", "ignore") for pair in product(range(0xB0, 0xD8), range(0xA1, 0xFF))
 }
+DRAWN, PATIENCE = 4096, 50  # sentences at a time; times until it is asked whether it will end
 LEAST_COUNT = 5  # rarer words triple the dictionary and are 0.8 % of its counts
-
-
-def syllable(text: str) -> str:
-    """A syllable as the vocabularies spell it: lower case, no tone, v for u-umlaut.
-
-    >>> [syllable(s) for s in ("Lǜ", "lu:4", "lüe", "hao3")]
-    ['lv', 'lv', 'lve', 'hao']
-    """
-    text = unicodedata.normalize("NFD", text.lower()).replace("u\u0308", "v").replace("u:", "v")
-    return "".join(c for c in text if not unicodedata.combining(c)).rstrip("012345")
 
 
 def readings_of(runs: Sequence[str]) -> list[list[str] | None]:
@@ -128,8 +118,16 @@ def make(
 
     def draw(which: int) -> Split:
         """What no split drawn before has."""
-        pairs = _draw(np.random.default_rng([seed, which]), model.probabilities, stop, *ids)
-        kept = list(islice((p for p in pairs if tuple(p[1]) not in taken), sizes[which]))
+        draws = _draw(np.random.default_rng([seed, which]), model.probabilities, stop, *ids)
+        kept: list[tuple[list[int], list[int]]] = []
+        for turn, pairs in enumerate(draws, 1) if sizes[which] else ():
+            kept += islice((p for p in pairs if tuple(p[1]) not in taken), sizes[which] - len(kept))
+            if len(kept) == sizes[which]:
+                break
+            if turn % PATIENCE == 0 and len(kept) < 4 * turn:
+                new = f"{len(kept)} new sentences of {SHORTEST} to {LONGEST} hanzi"
+                few = f"{len(model.words)} words make {new} in {turn * DRAWN:,} draws"
+                raise Refusal(f"stop: {few}; expected a smaller stop or more words, got {stop}")
         taken.update(tuple(y) for _, y in kept)
         return Split([x for x, _ in kept], [y for _, y in kept])
 
@@ -167,8 +165,8 @@ def make(
 
 def _draw(
     rng: np.random.Generator, q: np.ndarray, stop: float, x_ids: Ids, y_ids: Ids
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Pairs without end, from sentences of words, of which thousands are drawn at once. ::
+) -> Iterator[Iterator[tuple[list[int], list[int]]]]:
+    """Pairs without end, from sentences of words, of which ``DRAWN`` are drawn at once. ::
 
         n      2   1 3            words in each, geometric
         ends   2   3 6            n, summed
@@ -179,13 +177,15 @@ def _draw(
     """
     running = q.cumsum()
     while True:
-        n = 1 + np.floor(np.log1p(-rng.random(4096)) / np.log1p(-stop)).astype(np.int64)
+        n = 1 + np.floor(np.log1p(-rng.random(DRAWN)) / np.log1p(-stop)).astype(np.int64)
         ends = n.cumsum()
         words = running.searchsorted(rng.random(ends[-1]) * running[-1], side="right")
-        for sentence in np.split(words, ends[:-1]):
-            y = [i for w in sentence for i in y_ids[w]]
-            if SHORTEST <= len(y) <= LONGEST:
-                yield [i for w in sentence for i in x_ids[w]], y
+        ys = ((s, [i for w in s for i in y_ids[w]]) for s in np.split(words, ends[:-1]))
+        yield (
+            ([i for w in sentence for i in x_ids[w]], y)
+            for sentence, y in ys
+            if SHORTEST <= len(y) <= LONGEST
+        )
 
 
 def vocabularies(texts: Iterable[str], readings: Iterable[Sequence[str]]) -> tuple[Vocab, Vocab]:
