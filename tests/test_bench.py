@@ -84,7 +84,7 @@ def test_the_prompt_answers_and_survives_a_typing_error(task, models, monkeypatc
 
 
 def test_a_part_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="bench: expected one of speed, theory, got 'all'"):
+    with pytest.raises(ValueError, match="bench: expected one of speed, theory, faults, got 'all'"):
         bench_speed.bench("all")
 
 

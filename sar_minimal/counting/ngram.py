@@ -100,7 +100,7 @@ class NGram:
         if low < UNKNOWN or high > most:
             raise Refusal(f"candidates: expected ids in {UNKNOWN}..{most}, got {low}..{high}")
         ordered = np.sort(candidates)
-        if (twice := ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]]).size:
+        if (twice := ordered[np.nonzero(np.diff(ordered, axis=1) == 0)]).size:
             raise Refusal(f"candidates: expected different ids in each row, got {twice[0]} twice")
         if not np.isfinite(scores).all():
             raise Refusal("scores: expected finite numbers")

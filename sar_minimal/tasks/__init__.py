@@ -67,8 +67,7 @@ def load_task(name: str, **options: Any) -> Task:
     options = known | options
     if "sizes" in options:
         options["sizes"] = check_sizes(options["sizes"])
-        check_whole("seed", seed := options["seed"], least=0)
-        expect(seed < 2**63, "seed", "a whole number of 63 bits", seed)  # as torch does
+        check_whole("seed", options["seed"], least=0, most=2**63 - 1)  # as torch has them
     source, target, splits, card = make(**options)
     card, options = replace(card, counts=measure(splits) | card.counts), {**chosen, **options}
     train, validation, test = splits

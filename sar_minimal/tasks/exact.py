@@ -174,8 +174,7 @@ def homophone(
     seed: int = 0,
 ) -> Made:
     """Sounds and hanzi of a random ``HomophoneLanguage``; for the options see ``load_task``."""
-    check_whole("language", language, least=0)
-    expect(language < 2**63, "language", "a whole number of 63 bits", language)
+    check_whole("language", language, least=0, most=2**63 - 1)
     sharp = isinstance(sharpness, int | float) and sharpness > 1000  # else see below
     expect(not sharp, "sharpness", "at most 1000", sharpness)
     check_size("hanzi", hanzi, MOST_HANZI)
