@@ -182,7 +182,7 @@ def _file(path: str) -> Made:
         else:
             plain += [(run, part) for run in _runs(text)]
     key = f"{hashlib.blake2b(data).hexdigest()}, {versions('pypinyin')}, blocks of {FILE_BLOCK}"
-    read = cached("text", key, lambda: _read(run for run in plain if run[0] not in given))
+    read = cached("text", key, lambda: _read(r for r in plain if r[0] not in given), True)
     splits = read["splits"]
     for run, (part, reading) in given.items():
         splits[part].append((run, reading))

@@ -605,7 +605,7 @@ BUGS = [
         "A checkpoint is written over the old one: stopped in between, both are gone.",
         files.write_atomically,
         {
-            "os.replace(partial, path)": "path.write_bytes(data[: len(data) // 2]); os.replace(partial, path)"
+            "os.replace(partial, real)": "path.write_bytes(data[: len(data) // 2]); os.replace(partial, real)"
         },
         ((laws.full_disk_keeps_the_old_file,),),
     ),
