@@ -15,11 +15,29 @@ def choose_device() -> tuple[torch.device, str]:
     wish = os.environ.get("SAR_DEVICE")
     if wish:
         try:
-            torch.empty(1, device=wish)
+            torch.ones(1, device=wish).item()  # the device "meta" holds no numbers
         except (RuntimeError, AssertionError) as error:
-            got = f"{wish!r} ({str(error).splitlines()[0]})"
+            got = f"{wish!r} ({str(error).splitlines()[0][:200]})"
             raise Refusal(f"SAR_DEVICE: expected a device of this machine, got {got}") from error
         return torch.device(wish), f"SAR_DEVICE={wish}"
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.cuda.get_device_name()
     return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
+
+
+# What torch says where there is no room: on the CPU, on a GPU, of a size past all counting, of a
+# child process (``side_by_side.py``).
+NO_ROOM = (
+    "allocate memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+    "numel overflow",
+    "(no memory?)",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it is for want of memory; torch raises RuntimeError for that as for all else."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
+    return said or isinstance(error, MemoryError)

@@ -136,9 +136,7 @@ def write_json(path: str | Path, value: object, **options: Any) -> None:
 CACHE_FORMAT = 1  # to be raised when what ``build`` makes of the same key changes
 
 
-def cached(
-    name: str, key: str, build: Callable[[], dict[str, Any]], private: bool = False
-) -> Any:
+def cached(name: str, key: str, build: Callable[[], dict[str, Any]], private: bool = False) -> Any:
     """``build()``, remembered on disk under ``name`` and all that ``key`` says it depends on.
 
     The first line of the file is the checksum of the rest, so a damaged file is noticed and built
