@@ -16,13 +16,16 @@ from ..tasks.pinyin import parse_pinyin
 
 
 class Converter:
-    def __init__(self, model, source, target, about, beam=None, new=20):
+    def __init__(self, model, source, target, about, beam=None, new=None):
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
-        self.beam, self.new = beam, new
+        self.beam, self.new = beam, 20 if new is None else new
         self.characters = self.task in ("pinyin", "numerals")  # written without spaces
         if beam is not None and not isinstance(model, Autoregressive | LengthSAR):
             lacks = f"a {type(model).__name__} has no prefixes to keep"
             raise Refusal(f"--beam: {lacks}; it is for autoregressive models")
+        if new is not None and not isinstance(model, DecoderLM):
+            makes = f"a {type(model).__name__} makes as many tokens as it finds right"
+            raise Refusal(f"--new: {makes}; it is for language models")
         self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
 
     def __call__(self, text: str, verbose: bool = False) -> str:
