@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import MissingPackage, Refusal  # no torch: half of the commands do without
 
@@ -37,6 +37,11 @@ EXAMPLES = """examples:
 RAW = argparse.RawDescriptionHelpFormatter
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # a line: the usage of `sar train` is ten
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
+
+
 def _whole(most: int = 2**31 - 1, what: str = "a whole number >= 1") -> Callable[[str], int]:
     """A reader of options that are whole numbers, at least 1; ``what`` they are."""
 
@@ -50,6 +55,15 @@ def _whole(most: int = 2**31 - 1, what: str = "a whole number >= 1") -> Callable
     return read
 
 
+def _int(text: str) -> int:
+    """What torch can count with: an option of `sar train`, whose owner says what it should be."""
+    if not re.fullmatch(r"\s*[+-]?[\d_]{1,1000}\s*", text):
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}")
+    if abs(value := int(text)) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected less than 2 ** 63, got {text}")
+    return value
+
+
 def _path(text: str) -> Path:
     if not text.strip():  # Path("") is the folder one happens to be in
         raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
@@ -60,7 +74,7 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     """What is understood, command by command; ``COMMANDS`` has a function for each.
     training: with the options of ``sar train``, which are read off the models, and so need torch."""
     text = "Shifted autoregressive models, small enough to read."
-    main = argparse.ArgumentParser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
+    main = _Parser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
     train = commands.add_parser("train", help=text, formatter_class=RAW)
@@ -147,7 +161,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         _, default, owner = those[0]
         values = ", ".join(f"{kind}{value}" for kind, value, _ in those)
         text = f"{_explained(name, owner)} ({values})".strip().replace("%", "%%")
-        how: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
+        how: dict[str, Any] = {"type": _int if type(default) is int else type(default)}
+        how["metavar"] = type(default).__name__.upper()
         how = {"action": "store_true"} if default is False else how
         add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **how)
 
@@ -237,15 +252,13 @@ def _expected(error: Exception) -> tuple[int, str] | None:
         return None if encoding == "utf-8" else (1, f"{lacks}; set PYTHONUTF8=1")
     if isinstance(error, OSError | MissingPackage):
         return 1, str(error)
-    if not isinstance(error, Refusal | RuntimeError | MemoryError):
-        return None
-    if "home directory" in str(error):  # pathlib's, of a ~
+    if "home directory" in str(error) and not isinstance(error, Refusal):  # pathlib's, of a ~
         return 2, f"{error} Write the path out, without ~"
     from .device import out_of_memory
     from .runs import DamagedCheckpoint, Diverged
 
     if out_of_memory(error):
-        return 1, f"too large for the memory of this machine ({str(error)[-200:]})"
+        return 1, f"too large for the memory of this machine ({' '.join(str(error).split())[:200]})"
     if isinstance(error, DamagedCheckpoint | Diverged):
         return 1, str(error)
     return (2, str(error)) if isinstance(error, Refusal) else None

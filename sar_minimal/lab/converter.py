@@ -24,8 +24,8 @@ class Converter:
             lacks = f"a {type(model).__name__} has no prefixes to keep"
             raise Refusal(f"--beam: {lacks}; it is for autoregressive models")
         if new is not None and not isinstance(model, DecoderLM):
-            makes = f"a {type(model).__name__} makes as many tokens as it finds right"
-            raise Refusal(f"--new: {makes}; it is for language models")
+            knows = f"a {type(model).__name__} knows by itself how many tokens to make"
+            raise Refusal(f"--new: {knows}; it is for language models")
         self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
 
     def __call__(self, text: str, verbose: bool = False) -> str:

@@ -33,11 +33,14 @@ NO_ROOM = (
     "Storage size calculation overflowed",
     "integer multiplication overflow",
     "numel overflow",
+    "Overflow when unpacking",
+    "int too big to convert",
     "(no memory?)",
 )
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it is for want of memory; torch raises RuntimeError for that as for all else."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM)
+    """Whether it is for want of memory; torch raises what it raises for all else."""
+    torchs = isinstance(error, RuntimeError | TypeError | OverflowError)
+    said = torchs and any(words in str(error) for words in NO_ROOM)
     return said or isinstance(error, MemoryError)

@@ -372,10 +372,6 @@ class Run:
     def try_out(self) -> None:
         """Raise what training would, for want of a loss or a file, before anything is written."""
         device, task = next(self.model.parameters()).device, self.task
-        with torch.inference_mode():
-            loss_of(self.model, next(batches(task.train, self.recipe.tokens)).to(device))
-        for split in filter(len, (task.train, task.validation)):
-            evaluate(self.model, _extremes(split))
         if self.out is not None:
             _configuration(self.model)
             try:
@@ -383,6 +379,10 @@ class Run:
             except (TypeError, UnicodeEncodeError) as error:
                 what = "options that can be written as JSON, in UTF-8"
                 raise Refusal(f"task: expected {what}, got {task.options!r} ({error})") from error
+        with torch.inference_mode():
+            loss_of(self.model, next(batches(task.train, self.recipe.tokens)).to(device))
+        for split in filter(len, (task.train, task.validation)):
+            evaluate(self.model, _extremes(split))
 
     def begin(self, resume: bool) -> None:
         """Go on from the checkpoint if there is one, else begin the folder. Weights are written
@@ -408,7 +408,7 @@ class Run:
     def diverged(self, what: str) -> Diverged:
         rate = self.recipe.rate_at(max(0, min(self.step, self.recipe.steps) - 1))
         hint = f"at a rate of {rate:.3g}; try a lower --rate than {self.recipe.rate:.3g}"
-        return Diverged(f"step {self.step}: {what} is non-finite, {hint}")
+        return Diverged(f"after step {self.step} {what} is non-finite, {hint}")
 
     def report(self, *rows: Row) -> None:
         """Add to the metrics, and write all of them."""
@@ -418,8 +418,9 @@ class Run:
             write_atomically(self.out / "metrics.jsonl", lines.encode())
 
     def keep(self) -> None:
-        """The weights, then one file, replaced in one move, with AdamW's averages, the random state
-        and the place: in this order, so that no checkpoint says more than the weights know."""
+        """The weights, and one file, replaced in one move, with all that the next step depends on.
+        The weights go first, so that no checkpoint is ahead of them, but not where there is no
+        checkpoint yet: a model without one looks like somebody else's."""
         if wrong := _not_finite(self.model.state_dict()):
             raise self.diverged(wrong)
         if self.out is None:
@@ -434,8 +435,12 @@ class Run:
         names = ("step", "metrics", "seconds", "identity", "machine")
         about = {name: getattr(self, name) for name in names}
         metadata = {"about": json.dumps(about), "checksum": digest(about, tensors)}
+        stored, checkpoint = to_bytes(tensors, metadata), self.out / "checkpoint.safetensors"
+        if first := not checkpoint.exists():
+            write_atomically(checkpoint, stored)
         save(self.model, self.out, self.about)
-        write_atomically(self.out / "checkpoint.safetensors", to_bytes(tensors, metadata))
+        if not first:
+            write_atomically(checkpoint, stored)
 
     def _restore(self, path: Path) -> None:
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
