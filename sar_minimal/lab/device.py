@@ -25,22 +25,22 @@ def choose_device() -> tuple[torch.device, str]:
     return torch.device("cpu"), f"no CUDA GPU found, {torch.get_num_threads()} threads"
 
 
-# What torch says where there is no room: on the CPU, on a GPU, of a size past all counting, of a
-# child process (``side_by_side.py``).
-NO_ROOM = (
-    "allocate memory",
-    "out of memory",
-    "Storage size calculation overflowed",
-    "integer multiplication overflow",
+# What torch says where there is no room, on the CPU, on a GPU and in a child process
+# (``side_by_side.py``), and of sizes past all counting.
+NO_ROOM = ("allocate memory", "out of memory", "(no memory?)")
+PAST_COUNTING = (
+    "size calculation overflowed",
+    "multiplication overflow",
     "numel overflow",
     "Overflow when unpacking",
     "int too big to convert",
-    "(no memory?)",
 )
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether it is for want of memory; torch raises what it raises for all else."""
+def out_of_memory(error: BaseException, sizes: bool = True) -> bool:
+    """Whether it is for want of memory; torch raises what it raises for all else. sizes: also of
+    those that no machine has."""
+    words = NO_ROOM + PAST_COUNTING if sizes else NO_ROOM
     torchs = isinstance(error, RuntimeError | TypeError | OverflowError)
-    said = torchs and any(words in str(error) for words in NO_ROOM)
+    said = torchs and any(word in str(error) for word in words)
     return said or isinstance(error, MemoryError)

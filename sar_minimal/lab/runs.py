@@ -164,7 +164,7 @@ def _read(path: Path, what: str) -> Iterator[None]:
         yield
     except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
             ArithmeticError) as error:  # fmt: skip
-        if out_of_memory(error):
+        if out_of_memory(error, sizes=False):
             raise
         why = " ".join(str(error).split())
         raise DamagedCheckpoint(f"{path}: not {_short(what)} ({_short(why)})") from error
