@@ -15,6 +15,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import laws
 import pytest
 import torch
 from laws import TINY, build, ctrl_c, run
@@ -97,51 +98,19 @@ def same_weights(one, two):
 # ---------------------------------------------------------------- stopped anywhere (A2)
 
 
-class Killed(BaseException):
-    """A process that ends here: nothing that follows is done."""
+@pytest.mark.parametrize("checkpoints", ("often", "once"))
+def test_a_full_disk_at_any_file(tmp_path, checkpoints):
+    """As a law has it for a process that is killed."""
+    laws.a_run_may_end_between_any_two_files(checkpoints, tmp_path, of=OSError)
 
 
-def die_at(monkeypatch, number):
-    """Every write but the first ``number`` ends the process instead."""
-    left, write = [number], files.write_atomically
-
-    def writes(*arguments):
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        write(*arguments)
-
-    monkeypatch.setattr(runs, "write_atomically", writes)
-    monkeypatch.setattr(files, "write_atomically", writes)
-
-
-@pytest.mark.parametrize("full", (False, True))
-def test_a_run_may_end_between_any_two_files(tmp_path, monkeypatch, full):
-    """However many files were written: the resumed run ends as one that never stopped, its weights are on
-    disk, and a model that is there is one that was trained. full: the disk is, one write fails."""
-    whole, _ = run(None, "ar")
-    fresh = make_model(
-        "ar", load_task("reverse", **TINY), width=16, layers=1, heads=2, max_length=8
-    )
-    for number in range(99):
-        folder = tmp_path / str(number)
-        with monkeypatch.context() as patch:
-            die_at(patch, number)
-            if full:
-                patch.setattr(sys.modules[__name__], "Killed", OSError)
-            try:
-                run(folder, "ar")
-            except (Killed, OSError):
-                done = False
-            else:
-                done = True
-        if (folder / "model.safetensors").exists():
-            assert not same_weights(load(folder), fresh), f"untrained weights after {number} files"
-        run(folder, "ar", resume=True)
-        assert same_weights(load_run(folder)[0], whole), f"stale weights after {number} files"
-        if done:
-            break
-    assert 15 < number < 99
+def test_what_lies_there_was_trained(tmp_path):
+    """Until there are weights to keep, nothing can be decoded."""
+    for number in range(4):
+        with pytest.raises(laws.Killed), laws.dies_after(number):
+            run(tmp_path / str(number), "ar")
+        with pytest.raises(FileNotFoundError, match="expected a saved model"):
+            load_run(tmp_path / str(number))
 
 
 def test_weights_that_an_older_version_left_stale_are_mended(saved):
