@@ -236,6 +236,20 @@ def test_a_killed_process_lets_go(tmp_path):
         pass
 
 
+CLAIM = """
+[[claim]]
+id = "{}"
+section = "9"
+claim = "c"
+formal = "f"
+verdict = "holds"
+because = "b"
+chapters = ["99_nowhere"]
+experiment = "e"
+supports = {{n = "> 0"}}
+"""
+
+
 def _record(path, id):
     row = ledger(path)[id]
     records.record(Verdict(row, {"n": [1.0]}), "99_nowhere", path)
@@ -244,10 +258,8 @@ def _record(path, id):
 @POSIX
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks")
 def test_recordings_at_once_lose_none(tmp_path, monkeypatch):
-    row = '[[claim]]\nid = "{}"\nsection = "9"\nclaim = "c"\nformal = "f"\nverdict = "holds"\n'
-    row += 'because = "b"\nchapters = ["99_nowhere"]\nexperiment = "e"\nsupports = {{n = "> 0"}}\n'
     ids, path = [f"C{n:02}" for n in range(8)], tmp_path / "claims.toml"
-    path.write_text("".join(row.format(id) for id in ids))
+    path.write_text("".join(CLAIM.format(id) for id in ids))
     monkeypatch.setattr(records, "_commit", lambda: "abc")
     fork = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
@@ -258,6 +270,18 @@ def test_recordings_at_once_lose_none(tmp_path, monkeypatch):
     for child in children:
         child.join(60)
     assert list(measured_in(tmp_path / "measured" / "99_nowhere.json")) == ids
+
+
+def test_a_claim_can_be_recorded_where_lines_end_in_cr_lf(tmp_path, monkeypatch):
+    """As on a checkout with core.autocrlf (F12)."""
+    monkeypatch.setattr(records, "_commit", lambda: "abc")
+    path = tmp_path / "claims.toml"
+    path.write_bytes(CLAIM.format("C00").replace("\n", "\r\n").encode())
+    for _ in range(2):
+        _record(path, "C00")
+        (file,) = (tmp_path / "measured").iterdir()
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert list(measured_in(file)) == ["C00"]
 
 
 # ---------------------------------------------------------------- the same data and machine (A15, F6)
@@ -279,6 +303,17 @@ def test_other_pairs_are_another_run(tmp_path):
         with pytest.raises(Refusal, match=message):
             run(tmp_path / "run", "ar", task=task, resume=True)
     run(tmp_path / "run", "ar", resume=True)
+
+
+def test_the_same_pairs_from_elsewhere_are_the_same_run(tmp_path):
+    """A text that was moved, or is named by its full path."""
+    task = load_task("reverse", **TINY)
+    task.options["corpus"] = "file:mine.txt"
+    half(tmp_path / "run", task=task)
+    task.options["corpus"] = "file:/home/me/mine.txt"
+    model, _ = run(tmp_path / "run", "ar", task=task, resume=True)
+    assert same_weights(model, run(None, "ar")[0])
+    assert load_run(tmp_path / "run")[3]["options"]["corpus"] == "file:/home/me/mine.txt"
 
 
 def test_another_number_of_threads_is_said(tmp_path, monkeypatch, sar):
@@ -771,6 +806,14 @@ def test_the_cache_of_a_text_of_ones_own_is_private(tmp_path, monkeypatch):
     path.chmod(0o644)  # as an older version left it
     load_task("pinyin", corpus=f"file:{text}")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_could_not_be_loaded_is_not_trained(tmp_path, monkeypatch):
+    """A configuration may ask for so many positions; so that no file does, no run does."""
+    monkeypatch.setattr(runs, "LARGEST", 1000)
+    with pytest.raises(Refusal, match="^max_length: expected rotary positions of at most 1000"):
+        run(tmp_path / "run", "ar", max_length=64)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):

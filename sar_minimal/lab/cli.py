@@ -1,7 +1,8 @@
 """The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, for the book's files.
 
-Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
-decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
+Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk or memory, training that diverged,
+a line that could not be decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one
+line on standard error; only a bug of ours has a traceback.
 """
 
 import argparse

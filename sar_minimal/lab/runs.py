@@ -73,8 +73,17 @@ def save(model: Model, folder: str | Path, task: dict | None = None) -> None:
 def _configuration(model: Model) -> dict[str, Any]:
     if callable(model.options.get("mask")):
         raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
+    _check_buffers(model)
     name = type(model).__name__
     return {"model": name, "config": asdict(model.config), "options": model.options}
+
+
+LARGEST = 1 << 30  # bytes of rotary positions: no file has them, so it could ask for any number
+
+
+def _check_buffers(model: Model) -> None:
+    size, got = sum(buffer.nbytes for buffer in model.buffers()), model.config.max_length
+    expect(size <= LARGEST, "max_length", f"rotary positions of at most {LARGEST} bytes", got)
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,8 +140,7 @@ def _load(folder: Path, device: str | torch.device) -> tuple[Model, dict[str, st
         expect(isinstance(layers, int) and layers <= most, "layers", f"at most {most}", layers)
         with torch.device("meta"):  # so far there is nothing but shapes
             empty = _made(kind, **stored)
-        size = sum(buffer.nbytes for buffer in empty.buffers())
-        expect(size <= LARGEST, "max_length", "less than a GiB of rotary positions", size)
+        _check_buffers(empty)
     with _read(weights, what):
         for name, weight in empty.state_dict().items():
             expect(shapes.get(name) == list(weight.shape), name, weight.shape, shapes.get(name))
@@ -464,8 +472,10 @@ class Run:
             theirs["config"] = {name: v for name, v in config if name in ours["config"]}
             if isinstance(self.model, Autoregressive) and "rank" in dict(config):
                 theirs["config"]["mask"] = "causal"  # it had no mask of its own
-        with suppress(TypeError, KeyError):  # no weight depends on these two
+        with suppress(TypeError, KeyError):  # no weight depends on these
             theirs["recipe"] |= {name: ours["recipe"][name] for name in ("report", "checkpoint")}
+            if about["identity"]["set of pairs"] == self.pairs:  # wherever their file lies now
+                theirs["task"] |= {"options": ours["task"]["options"]}
         for name, wanted in ours.items():
             if theirs.get(name) != wanted:
                 apart = _difference(theirs.get(name), wanted)
