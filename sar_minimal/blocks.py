@@ -45,7 +45,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_whole("target_vocab", self.target_vocab, least=2)  # <s> is the second
-        for name in ("width", "layers", "heads", "hidden", "max_length"):
+        check_whole("max_length", self.max_length, most=2**20)  # rotations take room from the start
+        for name in ("width", "layers", "heads", "hidden"):
             check_whole(name, getattr(self, name))
         check_whole("source_vocab", self.source_vocab, least=0)
         pair = 2 * self.heads

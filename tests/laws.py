@@ -6,8 +6,10 @@ untrained, but *loud*: ``initialise`` starts so near to uniform that a wrong mod
 """
 
 import contextlib
+import dataclasses
 import errno
 import itertools
+import json
 import math
 import os
 import random
@@ -16,6 +18,7 @@ import unittest.mock
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sar_minimal import training
@@ -33,15 +36,17 @@ from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.blocks import Block, Config
 from sar_minimal.data import Batch, Split, batch_plan, convert, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
+from sar_minimal.errors import Refusal
 from sar_minimal.kinds import KINDS, loss_of, make_model
-from sar_minimal.lab.runs import Interrupted, train
+from sar_minimal.lab import runs
+from sar_minimal.lab.runs import DamagedCheckpoint, Interrupted, load, train
 from sar_minimal.lengths import collapse, ctc_pass, length_pass
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.masked import hide, mask_predict
 from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
 from sar_minimal.shifted import look_ahead
 from sar_minimal.speculation import acceptance, draft_and_verify, jacobi
-from sar_minimal.tasks import load_task
+from sar_minimal.tasks import files, load_task
 from sar_minimal.tasks.files import write_atomically
 from sar_minimal.training import Recipe
 from sar_minimal.transition import transition_loss, transition_pass
@@ -1367,6 +1372,93 @@ def resume_is_exact(kind, tmp_path):
         assert torch.equal(weight, resumed.state_dict()[name]), f"{name} differs"
     assert [row["step"] for row in parts] == [row["step"] for row in metrics] == [3, 6, 9, 12]
     assert parts[-1]["validation"] == metrics[-1]["validation"]
+
+
+class Killed(BaseException):
+    """A process that ends here: nothing that would follow is done."""
+
+
+@contextlib.contextmanager
+def dies_after(number: int, of: type[BaseException] = Killed):
+    """The process ends, or else fails, when it would write one more than ``number`` files."""
+    left, write = itertools.count(), files.write_atomically
+
+    def writes(*arguments):
+        if next(left) >= number:
+            raise of
+        write(*arguments)
+
+    with contextlib.ExitStack() as patches:
+        for module in (runs, files):
+            patches.enter_context(unittest.mock.patch.object(module, "write_atomically", writes))
+        yield
+
+
+@law("often", "once")
+def a_run_may_end_between_any_two_files(checkpoints, tmp_path, of=Killed):
+    """However many were written, the run can be resumed, and ends with the weights of one that never
+    stopped, on disk too; nowhere do weights lie beside the last checkpoint that are not its own."""
+    checkpoint = {"often": 2, "once": 100}[checkpoints]
+    recipe = Recipe(steps=4, tokens=40, warmup=2, report=2, checkpoint=checkpoint)
+    model, _ = run(None, "ar", recipe)
+    for number in range(99):
+        folder, done = tmp_path / str(number), False
+        with contextlib.suppress(of), dies_after(number, of):
+            run(folder, "ar", recipe)
+            done = True
+        weights = (folder / "model.safetensors").exists()
+        if weights and last_checkpoint(folder) == recipe.steps:
+            same_as(load(folder), model, f"after {number} files")
+        run(folder, "ar", recipe, resume=True)
+        same_as(load(folder), model, f"resumed after {number} files")
+        if done:
+            return
+    raise AssertionError("it never ends")
+
+
+def last_checkpoint(folder) -> int:
+    """The step of the checkpoint in a folder, -1 if there is none."""
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return -1
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["about"])["step"]
+
+
+def same_as(found, model, where: str) -> None:
+    """The weights are the model's, to the last bit."""
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, found.state_dict()[name]), f"{where}: another {name}"
+
+
+@law()
+def other_pairs_are_another_run(tmp_path):
+    """A run does not go on with other pairs than it began with, whatever their text is called."""
+    with ctrl_c(at_step=7), contextlib.suppress(Interrupted):
+        run(tmp_path, "ar")
+    task = load_task("reverse", **TINY)
+    edited = Split(task.train.x[::-1], task.train.y[::-1])
+    try:
+        run(tmp_path, "ar", task=dataclasses.replace(task, train=edited), resume=True)
+    except Refusal as error:
+        assert "set of pairs" in str(error)
+    else:
+        raise AssertionError("it went on with a text that was edited")
+
+
+@law("model.safetensors", "checkpoint.safetensors")
+def damage_is_noticed(name, tmp_path):
+    """One bit, the least of one number, and the file is not taken for what was written."""
+    run(tmp_path, "ar")
+    data = bytearray((tmp_path / name).read_bytes())
+    data[-4] ^= 1
+    (tmp_path / name).write_bytes(data)
+    try:
+        load(tmp_path) if name.startswith("model") else run(tmp_path, "ar", resume=True)
+    except DamagedCheckpoint as error:
+        assert name in str(error)
+    else:
+        raise AssertionError(f"{name} was changed, and nobody said so")
 
 
 @law()

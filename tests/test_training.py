@@ -66,18 +66,20 @@ def test_what_a_run_leaves(tmp_path):
 
 
 def test_reported_loss_is_the_mean_since_the_last_report(monkeypatch):
+    """In nats per token: a batch of more tokens counts for more."""
     losses, a_step = [], training.loss_and_gradients
 
-    def keep(*arguments):
-        loss = a_step(*arguments)
-        losses.append(float(loss.detach()))
+    def keep(model, batch, *rest):
+        loss = a_step(model, batch, *rest)
+        losses.append((float(loss.detach()), int(batch.y_lengths.sum())))
         return loss
 
     monkeypatch.setattr(training, "loss_and_gradients", keep)
     _, rows = run(None, "ar", Recipe(steps=8, tokens=40, report=3))
     assert [row["step"] for row in rows] == [3, 6, 8]
     for row, part in zip(rows, (losses[:3], losses[3:6], losses[6:]), strict=True):
-        assert row["loss"] == pytest.approx(sum(part) / len(part), abs=1e-5)
+        nats, tokens = sum(loss * n for loss, n in part), sum(n for _, n in part)
+        assert row["loss"] == pytest.approx(nats / tokens, abs=1e-5)
 
 
 def test_every_pair_once_a_pass(monkeypatch):

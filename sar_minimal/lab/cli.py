@@ -1,19 +1,22 @@
 """The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, for the book's files.
 
-Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk, a line that could not be
-decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line on standard error.
+Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk or memory, training that diverged,
+a line that could not be decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one
+line on standard error; only a bug of ours has a traceback.
 """
 
 import argparse
 import inspect
 import io
+import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from ..errors import MissingPackage, Refusal  # no torch: half of the commands do without
 
@@ -36,11 +39,44 @@ EXAMPLES = """examples:
 RAW = argparse.RawDescriptionHelpFormatter
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # a line: the usage of `sar train` is ten
+        self.exit(2, f"{self.prog}: {_one_line(message)} (see {self.prog} --help)\n")
+
+
+def _whole(most: int = 2**31 - 1, what: str = "a whole number >= 1") -> Callable[[str], int]:
+    """A reader of options that are whole numbers, at least 1; ``what`` they are."""
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch(r"\d{1,30}", text) else 0
+        if not 1 <= value <= most:
+            limit = f"{what}, and at most {most:,}" if value else what
+            raise argparse.ArgumentTypeError(f"expected {limit}, got {text}")
+        return value
+
+    return read
+
+
+def _int(text: str) -> int:
+    """What torch can count with: an option of `sar train`, whose owner says what it should be."""
+    if not re.fullmatch(r"\s*[+-]?[\d_]{1,1000}\s*", text):
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}")
+    if abs(value := int(text)) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected less than 2 ** 63, got {text}")
+    return value
+
+
+def _path(text: str) -> Path:
+    if not text.strip():  # Path("") is the folder one happens to be in
+        raise argparse.ArgumentTypeError(f"expected a path, got {text!r}")
+    return Path(text)
+
+
 def parser(training: bool = False) -> argparse.ArgumentParser:
     """What is understood, command by command; ``COMMANDS`` has a function for each.
     training: with the options of ``sar train``, which are read off the models, and so need torch."""
     text = "Shifted autoregressive models, small enough to read."
-    main = argparse.ArgumentParser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
+    main = _Parser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = "train a model on a task; Ctrl-C leaves a checkpoint that --resume goes on from"
     train = commands.add_parser("train", help=text, formatter_class=RAW)
@@ -48,11 +84,12 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
         _add_train(train)
 
     add = commands.add_parser("decode", help="read a line in, write a line out").add_argument
-    add("run", type=Path, metavar="DIR", help="a folder that sar train wrote")
+    add("run", type=_path, metavar="DIR", help="a folder that sar train wrote")
     add("text", nargs="*", help="the sentence; standard input, one a line, if there is none")
     text = "keep the K best prefixes (autoregressive), or try the K likeliest lengths (length)"
-    add("--beam", type=int, metavar="K", help=text)
-    add("--new", type=int, default=20, metavar="N", help="tokens to add, for a language model (20)")
+    add("--beam", type=_whole(most=2**16), metavar="K", help=text)
+    text, new = "tokens to add, for a language model (20)", "at least 1 token to make"
+    add("--new", type=_whole(what=new), metavar="N", help=text)
     add("--verbose", action="store_true", help="add log-probability, steps and milliseconds")
 
     text = "the document's claims, their verdicts and what was measured"
@@ -65,13 +102,13 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     _add_benches(commands.add_parser("bench", help="speed and memory, as ratios within one run"))
     text = "the flagship in the terminal, in under 5 minutes"
     add = commands.add_parser("demo", help=text).add_argument
-    add("--out", type=Path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar")
-    add("--steps", type=int, help="optimiser steps of each model")
+    add("--out", type=_path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar")
+    add("--steps", type=_whole(), metavar="N", help="optimiser steps of each model")
     text = "write the ledger of claims as a page of the book"
     add = commands.add_parser("ledger", help=text).add_argument
-    add("--out", type=Path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)")
+    add("--out", type=_path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)")
     add = commands.add_parser("cards", help="write the card of each data set").add_argument
-    add("--out", type=Path, metavar="DIR", help="the folder for them (data)")
+    add("--out", type=_path, metavar="DIR", help="the folder for them (data)")
     return main
 
 
@@ -80,6 +117,7 @@ BENCHES = {
     "decode": "decoders with fewer steps, and why they pay",
     "theory": "trained models against exact bounds",
     "pinyin": "pinyin to hanzi by counting, networks and both",
+    "faults": "wrong arguments, killed runs, damaged files, full disks: what comes of it",
 }
 
 
@@ -87,11 +125,11 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     whats = bench.add_subparsers(dest="what", metavar="WHAT", title="what (speed if none)")
     benches = {w: whats.add_parser(w, help=text, description=text) for w, text in BENCHES.items()}
     for one in benches.values():
-        one.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+        one.add_argument("--json", type=_path, metavar="FILE", help="write the figures there too")
         text = "of torch (2; decode: once 1, once 2)"
-        one.add_argument("--threads", type=int, metavar="N", help=text)
+        one.add_argument("--threads", type=_whole(most=1024), metavar="N", help=text)
     add, quick = benches["decode"].add_argument, "a small measurement, in minutes"
-    add("--png", type=Path, metavar="FILE", help="draw a figure there")
+    add("--png", type=_path, metavar="FILE", help="draw a figure there")
     add("--quick", action="store_true", help=quick)
     add("--compile", action="store_true", help="also torch.compile, and CUDA graphs")
     add = benches["pinyin"].add_mutually_exclusive_group().add_argument
@@ -112,7 +150,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.epilog, add = "\n".join(["models:", *kinds]), train.add_argument
     add("task", metavar="TASK", help=", ".join(TASKS))
     add("--model", required=True, choices=KINDS, help="see below")
-    add("--out", required=True, type=Path, metavar="DIR", help="the folder of the run")
+    add("--out", required=True, type=_path, metavar="DIR", help="the folder of the run")
     add("--resume", action="store_true", help="go on from the checkpoint in DIR")
     add("--corpus", help="for pinyin: words (default), news, file:PATH")
 
@@ -126,7 +164,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         _, default, owner = those[0]
         values = ", ".join(f"{kind}{value}" for kind, value, _ in those)
         text = f"{_explained(name, owner)} ({values})".strip().replace("%", "%%")
-        how: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
+        how: dict[str, Any] = {"type": _int if type(default) is int else type(default)}
+        how["metavar"] = type(default).__name__.upper()
         how = {"action": "store_true"} if default is False else how
         add(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **how)
 
@@ -160,22 +199,72 @@ def parse(argv: list[str]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS[arguments.pop("command")]
+    argv = sys.argv[1:] if argv is None else argv
+    formatted, warnings.formatwarning = warnings.formatwarning, _warning
     try:
-        return command(**arguments) or 0
+        _open_streams(argv[:1] != ["decode"])
+        arguments = parse(argv)
+        command = arguments.pop("command")
+        if command == "decode" and not arguments["text"] and sys.stdin is None:
+            raise Refusal("standard input: expected sentences, it is closed")
+        code = COMMANDS[command](**arguments) or 0
+        if sys.stdout:
+            sys.stdout.flush()  # what cannot be written is known now
+        return code
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `sar decode ... | head`
         sys.stderr.close()
         return 1
-    except (Refusal, OSError, MissingPackage) as error:  # anything else is a bug of ours
-        from .runs import DamagedCheckpoint
+    except Exception as error:
+        found = _expected(error)
+        if found is None:  # a bug of ours
+            raise
+        code, line = found
+        print(f"sar: {_one_line(line)}", file=sys.stderr)
+        return code
+    finally:
+        warnings.formatwarning = formatted
 
-        print(f"sar: {error}", file=sys.stderr)
-        wrongly = isinstance(error, Refusal) and not isinstance(error, DamagedCheckpoint)
-        return 2 if wrongly else 1
+
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    return f"sar: {_one_line(str(message))}\n"
+
+
+def _open_streams(replace: bool) -> None:
+    """A closed standard error hides what is written to it. replace: what the encoding of standard
+    output lacks is written as \\u4e8c; else it is an error, since it is what was asked for."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if replace and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _one_line(text: str, most: int = 1000) -> str:
+    """``text`` without line ends, control characters or more than one can read."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def _expected(error: Exception) -> tuple[int, str] | None:
+    """The exit code and the line of what may go wrong; of anything else, a bug of ours, None."""
+    if isinstance(error, UnicodeEncodeError):
+        encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+        lacks = f"standard output is {encoding}, which cannot show {error.object[error.start]!a}"
+        return None if encoding == "utf-8" else (1, f"{lacks}; set PYTHONUTF8=1")
+    if isinstance(error, OSError | MissingPackage):
+        return 1, str(error)
+    if "home directory" in str(error) and not isinstance(error, Refusal):  # pathlib's, of a ~
+        return 2, f"{error} Write the path out, without ~"
+    from .device import out_of_memory
+    from .runs import DamagedCheckpoint, Diverged
+
+    if out_of_memory(error):
+        return 1, f"too large for the memory of this machine ({' '.join(str(error).split())[:200]})"
+    if isinstance(error, DamagedCheckpoint | Diverged):
+        return 1, str(error)
+    return (2, str(error)) if isinstance(error, Refusal) else None
 
 
 def _train(task, model, out, resume, corpus, **options) -> None:
@@ -237,7 +326,11 @@ def _claims(ids, markdown, json) -> None:
 
 
 def _bench(what, json, threads, **flags) -> None:
-    if what in ("speed", "theory"):
+    from ..tasks.files import check_writable
+
+    for path in filter(None, (json, flags.get("png"))):
+        check_writable(path)  # now, not when all has been measured
+    if what in ("speed", "theory", "faults"):
         from .bench_speed import bench
 
         bench(what, json, 2 if threads is None else threads)

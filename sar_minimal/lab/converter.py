@@ -19,9 +19,9 @@ from ..tasks.syllables import narrow, shown
 
 
 class Converter:
-    def __init__(self, model, source, target, about, beam=None, new=20):
+    def __init__(self, model, source, target, about, beam=None, new=None):
         self.model, self.source, self.target, self.task = model, source, target, about["name"]
-        self.beam, self.new = beam, new
+        self.beam, self.new = beam, 20 if new is None else new
         self.characters = self.task in ("pinyin", "numerals")  # written without spaces
         self.language_model = isinstance(model, DecoderLM | ShiftedLM)
         options = about.get("options")  # of numerals: the longest number learned
@@ -30,6 +30,9 @@ class Converter:
         if beam is not None and not isinstance(model, Autoregressive | LengthSAR):
             lacks = f"a {type(model).__name__} has no prefixes to keep"
             raise Refusal(f"--beam: {lacks}; it is for autoregressive models")
+        if new is not None and not isinstance(model, DecoderLM):
+            knows = f"a {type(model).__name__} knows by itself how many tokens to make"
+            raise Refusal(f"--new: {knows}; it is for language models")
         self.decode(torch.tensor([[START]]))  # the first call of a process starts torch's threads
 
     def __call__(self, text: str, verbose: bool = False) -> str:

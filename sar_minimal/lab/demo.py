@@ -18,7 +18,7 @@ from ..decoding import beam, greedy
 from ..errors import Refusal
 from ..kinds import make_model
 from ..tasks import load_task
-from ..tasks.pinyin import parse_pinyin
+from ..tasks.pinyin import parse_pinyin, read_as
 from ..tasks.words import word_model
 from ..training import Recipe
 from .device import choose_device
@@ -125,11 +125,12 @@ def prompt(task: Task, decoders: Decoders, device: str | torch.device) -> None:
             return
         try:
             x = torch.tensor([parse_pinyin(line, task.source)], device=device)
-        except Refusal as error:
+            if cut := read_as(line, task.source):
+                print(cut)
+            for name, decode in decoders.items():
+                decoded, spent = timed(partial(decode, x))
+                text = "".join(task.target.decode(decoded.tokens[0].tolist()))
+                sure = " ".join(f"{p:.2f}" for p in decoded.log_probs[0].exp().tolist())
+                print(f"  {name:14} {text}   {sure}   {decoded.steps} steps, {1e3 * spent:.1f} ms")
+        except Refusal as error:  # unknown syllables, or more of them than a model takes
             print(error)
-            continue
-        for name, decode in decoders.items():
-            decoded, spent = timed(partial(decode, x))
-            text = "".join(task.target.decode(decoded.tokens[0].tolist()))
-            sure = " ".join(f"{p:.2f}" for p in decoded.log_probs[0].exp().tolist())
-            print(f"  {name:14} {text}   {sure}   {decoded.steps} steps, {1e3 * spent:.1f} ms")

@@ -17,7 +17,7 @@ import torch
 
 from .. import FULL
 from ..errors import expect
-from ..tasks.files import write_json
+from ..tasks.files import locked, write_json
 from .claims import LEDGER, Record, Verdict, hold, ledger, measured_in, meets
 from .device import choose_device
 
@@ -57,10 +57,11 @@ def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     size, seeds = "full" if FULL else "fast", list(verdict.seeds)
     new = Record(chapter, date.today().isoformat(), size, seeds, _device(), _commit(), values)
     file = path.parent / "measured" / f"{chapter}.json"
-    records = {id: asdict(r) for id, r in sorted((measured_in(file) | {row.id: new}).items())}
-    for fields in records.values():
-        del fields["chapter"]  # it is the file's name
-    write_json(file, records, ensure_ascii=False, indent=1)
+    with locked(file.parent, wait=True):  # two at once lose none
+        records = {id: asdict(r) for id, r in sorted((measured_in(file) | {row.id: new}).items())}
+        for fields in records.values():
+            del fields["chapter"]  # it is the file's name
+        write_json(file, records, ensure_ascii=False, indent=1)
 
 
 def _rounded(value: float, condition: str) -> float:

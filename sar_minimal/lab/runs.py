@@ -3,19 +3,30 @@
 A run lives in a folder: ``config.json`` and ``model.safetensors`` (``save``), ``task.json``
 (what it was trained on, with its vocabularies), ``metrics.jsonl`` (a line per report), and
 ``checkpoint.safetensors``, one file that holds all that the next step depends on. A run that was
-stopped and resumed ends with the same weights, to the last bit, as one that never stopped.
+stopped and resumed ends with the same weights, to the last bit, as one that never stopped, on the
+same kind of device with as many threads and the same torch; where these differ, a warning says so.
+
+``model.safetensors`` holds checksums of the weights, the configuration and the task, the checkpoint
+one of all that it has: what was damaged is not loaded. Folders from before 2026-11-27 have none.
 """
 
+import hashlib
 import json
+import math
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_bytes
@@ -25,12 +36,12 @@ from tqdm.auto import tqdm
 
 from ..autoregressive import Autoregressive
 from ..blocks import Config, Model
-from ..data import Task, Vocab
-from ..errors import Refusal
-from ..kinds import KINDS
-from ..tasks.files import write_atomically, write_json
+from ..data import Batch, Split, Task, Vocab, batches
+from ..errors import Refusal, expect
+from ..kinds import KINDS, loss_of
+from ..tasks.files import locked, remove_partial, write_atomically, write_json
 from ..training import Recipe, endless, evaluate, new_optimizer, training_steps
-from .device import choose_device
+from .device import choose_device, out_of_memory
 from .tables import Row
 
 
@@ -38,34 +49,120 @@ class DamagedCheckpoint(Refusal):
     """A checkpoint that is not whole, or not one of ours."""
 
 
-def save(model: Model, folder: str | Path) -> None:
-    """Write the weights, ``model.safetensors``, and ``config.json`` to ``folder``."""
-    folder, options = Path(folder), model.options
-    if callable(options.get("mask")):
-        raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
-    config = {"model": type(model).__name__, "config": asdict(model.config), "options": options}
-    write_atomically(folder / "model.safetensors", to_bytes(_stored(model.state_dict())))
+class Diverged(RuntimeError):
+    """Training came to a loss, gradients or weights that are no numbers; these are not kept."""
+
+
+def save(model: Model, folder: str | Path, task: dict | None = None) -> None:
+    """Write the weights, ``model.safetensors``, and ``config.json`` to ``folder``.
+
+    task: what stands in its ``task.json``, for a checksum of it. Raises Refusal, before anything is
+    written, for a mask that is a function and for weights that are not finite.
+    """
+    folder, config, weights = Path(folder), _configuration(model), _stored(model.state_dict())
+    if wrong := _not_finite(weights):
+        raise Refusal(f"model: expected finite weights, {wrong} has others")
+    sums = {"weights": digest(tensors=weights), "config": digest(config)}
+    sums |= {"task": digest(task)} if task is not None else {}
+    write_atomically(
+        folder / "model.safetensors", to_bytes(weights, {"checksums": json.dumps(sums)})
+    )
     write_json(folder / "config.json", config, indent=2)
 
 
-def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _configuration(model: Model) -> dict[str, Any]:
+    if callable(model.options.get("mask")):
+        raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
+    _check_buffers(model)
+    name = type(model).__name__
+    return {"model": name, "config": asdict(model.config), "options": model.options}
+
+
+LARGEST = 1 << 30  # bytes of rotary positions: no file has them, so it could ask for any number
+
+
+def _check_buffers(model: Model) -> None:
+    size, got = sum(buffer.nbytes for buffer in model.buffers()), model.config.max_length
+    expect(size <= LARGEST, "max_length", f"rotary positions of at most {LARGEST} bytes", got)
+
+
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with a NaN or an infinity; "" if there is none."""
+    return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), "")
+
+
+def digest(value: object = None, tensors: Mapping[str, Tensor] | None = None) -> str:
+    """A checksum of JSON and of tensors on the CPU, their names, types and shapes."""
+    made = hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted((tensors or {}).items()):
+        made.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        made.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return made.hexdigest()
+
+
+def _same(found: str, stored: str) -> None:
+    if found != stored:
+        raise ValueError("its checksum is another: it was damaged or changed")
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     """The model that ``save`` wrote, in evaluation mode.
     Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says."""
-    config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
+    return _load(Path(folder), device)[0]
+
+
+LARGEST = (
+    1 << 30
+)  # bytes of rotary positions: no file has them, so a configuration may say anything
+
+
+def _load(folder: Path, device: str | torch.device) -> tuple[Model, dict[str, str]]:
+    """The model, and the checksums that its weights came with."""
+    config, weights = folder / "config.json", folder / "model.safetensors"
     for path in (config, weights):
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: expected a saved model, found no {path.name}")
-    models = {kind.model.__name__: kind.model for kind in KINDS.values()}
     with _read(config, "a configuration of ours"):
         stored = json.loads(config.read_text())
-        model = _made(models[stored["model"]], **stored)
-    with _read(weights, f"the weights of {stored}"):
-        model.load_state_dict(from_bytes(weights.read_bytes()))
-    return model.to(device).eval()
+        kind = {kind.model.__name__: kind.model for kind in KINDS.values()}[stored["model"]]
+    what = f"the weights of {stored}"
+    with _read(weights, what), safe_open(weights, "pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}
+        shapes = {name: list(part.get_shape()) for name, part in parts.items()}
+        types = {str(part.get_dtype()) for part in parts.values()}
+        sums = _metadata(file.metadata(), "checksums") or {}
+    with _read(config, "a configuration of ours"):
+        layers, most = stored["config"].get("layers", 1), len(shapes)
+        expect(isinstance(layers, int) and layers <= most, "layers", f"at most {most}", layers)
+        with torch.device("meta"):  # so far there is nothing but shapes
+            empty = _made(kind, **stored)
+        _check_buffers(empty)
+    with _read(weights, what):
+        for name, weight in empty.state_dict().items():
+            expect(shapes.get(name) == list(weight.shape), name, weight.shape, shapes.get(name))
+        expect(types <= {"F16", "BF16", "F32", "F64"}, "weights", "floating point", sorted(types))
+        tensors = from_bytes(weights.read_bytes())
+        if wrong := _not_finite(tensors):
+            raise ValueError(f"{wrong} has numbers that are not finite")
+        if sums:
+            _same(digest(tensors=tensors), sums["weights"])
+        model = _made(kind, **stored)
+        model.load_state_dict(tensors)
+    with _read(config, "a configuration of ours"):
+        if sums:
+            _same(digest(stored), sums["config"])
+    return model.to(device).eval(), sums
+
+
+def _metadata(found: dict[str, str] | None, *names: str) -> Any:
+    """Of a file of tensors, what stands under the first of ``names``; None if it has nothing."""
+    if found is not None and not set(found) <= set(names):
+        raise ValueError(f"expected metadata {names}, got {sorted(found)}")
+    return None if found is None else json.loads(found[names[0]])
 
 
 @contextmanager
@@ -73,8 +170,16 @@ def _read(path: Path, what: str) -> Iterator[None]:
     """What goes wrong while ``path`` is read is a DamagedCheckpoint: it is not ``what``."""
     try:
         yield
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{path}: not {what} ({error})") from error
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
+            ArithmeticError) as error:  # fmt: skip
+        if out_of_memory(error, sizes=False):
+            raise
+        why = " ".join(str(error).split())
+        raise DamagedCheckpoint(f"{path}: not {_short(what)} ({_short(why)})") from error
+
+
+def _short(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else text[:most] + " ..."
 
 
 def _made(kind: type[Model], config: dict, options: dict | None = None, **_: object) -> Model:
@@ -92,7 +197,8 @@ def _made(kind: type[Model], config: dict, options: dict | None = None, **_: obj
 def finish_the_step() -> Iterator[threading.Event]:
     """Ctrl-C sets a flag, so that a run stops between two steps; a second one stops it at once."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as nohup and shells in scripts do
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield asked  # Python delivers signals to the main thread alone
         return
 
@@ -125,49 +231,65 @@ def train(
     out: the folder of the run, None to keep nothing. resume: go on from its checkpoint (or begin,
     if there is none). A dict has step, loss (nats per token, mean since the last report or
     resumption), tokens_per_second, seconds, rate, validation (nats per token; None before the end).
-    Raises FileExistsError when ``out`` holds a run already, ValueError when its checkpoint is of
-    another configuration, recipe or vocabulary, DamagedCheckpoint when it cannot be read,
-    Interrupted after Ctrl-C.
+    Nothing is written before it is known that the model takes these pairs. Raises FileExistsError
+    when ``out`` holds a run already or another process trains there, ValueError when its checkpoint
+    is of another configuration, recipe, vocabulary or of other pairs, DamagedCheckpoint when it
+    cannot be read, Diverged when the loss is no number any more, Interrupted after Ctrl-C.
     """
     recipe, (device, reason) = recipe or Recipe(), choose_device()
+    expect(out is None or str(out), "out", "a folder", out)
     for side, vocab, size in _misfits(model, task.source, task.target):
         expected = f"expected {side}_vocab {vocab} as in the task {task.name}"
         raise Refusal(f"model: {expected}, got {size}")
     if not len(task.train):
         raise Refusal("task: expected pairs to train on, its train split has none")
-    torch.manual_seed(recipe.seed)
     model.to(device).train()
     run = Run(model, new_optimizer(model, recipe), task, recipe, None if out is None else Path(out))
-    run.begin(resume)
-    if run.step < recipe.steps:
-        if progress:
-            parameters = f"{model.number_of_parameters():,} parameters"
-            print(f"{type(model).__name__}, {parameters}, on {device} ({reason})")
-        hidden = None if progress else True  # None: where standard error is a terminal
-        bar = tqdm(total=recipe.steps, initial=run.step, unit="step", disable=hidden, leave=False)
-        with finish_the_step() as asked, bar:
-            _finish(run, bar, asked)
+    run.try_out()
+    with nullcontext() if run.out is None else locked(run.out):
+        torch.manual_seed(recipe.seed)
+        run.begin(resume)
+        if run.step < recipe.steps:
+            if progress:
+                parameters = f"{model.number_of_parameters():,} parameters"
+                print(f"{type(model).__name__}, {parameters}, on {device} ({reason})")
+            # None: where standard error is a terminal.
+            hidden = None if progress and sys.stderr else True
+            shown: dict[str, Any] = {"disable": hidden, "leave": False, "unit": "step"}
+            bar = tqdm(total=recipe.steps, initial=run.step, **shown)
+            with finish_the_step() as asked, bar:
+                _finish(run, bar, asked)
     model.eval()
     return run.metrics
+
+
+def _extremes(split: Split) -> Split:
+    """The pairs that a model refuses if it refuses any: the longest x, y, and y beside its x."""
+    sizes = [(len(x), len(y), len(y) / len(x)) for x, y in zip(split.x, split.y, strict=True)]
+    return split.take({max(range(len(sizes)), key=lambda i: sizes[i][n]) for n in range(3)})
 
 
 def _finish(run: "Run", bar: tqdm, asked: threading.Event) -> None:
     """The steps that are left. Raises Interrupted, behind a checkpoint, once it was ``asked``."""
     recipe, validation = run.recipe, run.task.validation
     began = time.perf_counter() - run.seconds  # as if the run had never stopped
-    data, window = endless(run.task.train, recipe, run.step), Window(run.step, run.seconds)
-    for value, batch in training_steps(run.model, data, recipe, run.optimizer, run.step):
+    data, window = endless(run.task.train, recipe, run.step), Window(run.seconds)
+    for value, batch in _steps(run, data):
         run.step, run.seconds = run.step + 1, time.perf_counter() - began
-        window.loss, window.tokens = window.loss + value, window.tokens + int(batch.y_lengths.sum())
+        tokens = int(batch.y_lengths.sum())
+        window.loss, window.tokens = window.loss + value * tokens, window.tokens + tokens
         bar.update()
         last = run.step == recipe.steps
         if run.step % recipe.report == 0 or last:
-            loss = float(window.loss) / (run.step - window.step)
+            loss = float(window.loss) / window.tokens
             speed = window.tokens / max(run.seconds - window.seconds, 1e-9)
             row: Row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
             row |= {"seconds": run.seconds, "rate": recipe.rate_at(run.step - 1)}
-            window, judged = Window(run.step, run.seconds), last and len(validation)
-            run.report(row | {"validation": evaluate(run.model, validation) if judged else None})
+            window, judged = Window(run.seconds), last and len(validation)
+            row["validation"] = evaluate(run.model, validation) if judged else None
+            if not all(map(math.isfinite, (loss, row["validation"] or 0.0))):
+                raise run.diverged("its loss")
+            run.report(row)
             bar.set_postfix(loss=f"{loss:.3f}", tokens=f"{speed:.0f}/s")
             run.seconds = time.perf_counter() - began
         if run.step % recipe.checkpoint == 0 or last or asked.is_set():
@@ -177,6 +299,15 @@ def _finish(run: "Run", bar: tqdm, asked: threading.Event) -> None:
         if asked.is_set():
             resumed = f"; the checkpoint in {run.out} can be resumed" if run.out else ""
             raise Interrupted(f"stopped after step {run.step} of {recipe.steps}{resumed}")
+
+
+def _steps(run: "Run", data: Iterator[Batch]) -> Iterator[tuple[Tensor, Batch]]:
+    try:
+        yield from training_steps(run.model, data, run.recipe, run.optimizer, run.step)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):  # torch's words for gradients
+            raise
+        raise run.diverged("the gradient of its loss") from error
 
 
 def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int, int]]:
@@ -189,12 +320,11 @@ def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int,
 
 @dataclass
 class Window:
-    """What happened since the last report, which was after ``step`` steps and ``seconds``."""
+    """What happened since the last report, which was after ``seconds``."""
 
-    step: int
     seconds: float
     tokens: int = 0
-    loss: float | Tensor = 0.0  # the sum stays on the device, so no step waits
+    loss: float | Tensor = 0.0  # of all tokens; the sum stays on the device, so no step waits
 
 
 @dataclass
@@ -211,7 +341,7 @@ class Run:
     metrics: list[Row] = field(default_factory=list)
 
     @property
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on before a run may go on from it, in this order."""
         model, task = self.model, self.task
         return {
@@ -221,34 +351,86 @@ class Run:
             "task": {"name": task.name, "options": task.options},
             "source vocabulary": list(task.source.tokens),
             "target vocabulary": list(task.target.tokens),
+            "set of pairs": self.pairs,
         }
 
+    @cached_property
+    def pairs(self) -> str:
+        """A checksum of what is read: the name of a corpus does not say that it was edited."""
+        made = hashlib.blake2b(digest_size=16)
+        for split in (self.task.train, self.task.validation):
+            for rows in (split.x, split.y):
+                made.update(np.array([len(rows), *map(len, rows)], np.int64).data)
+                made.update(np.fromiter(chain.from_iterable(rows), np.int64).data)
+        return made.hexdigest()
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What the last bit of the weights depends on beside ``identity``."""
+        device = next(self.model.parameters()).device.type
+        threads = torch.get_num_threads() if device == "cpu" else None
+        return {"device": device, "threads": threads, "torch": torch.__version__}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What stands in ``task.json``."""
+        vocabularies = {"source": self.task.source.tokens, "target": self.task.target.tokens}
+        return {"name": self.task.name, "options": self.task.options} | vocabularies
+
+    def try_out(self) -> None:
+        """Raise what training would, for want of a loss or a file, before anything is written."""
+        device, task = next(self.model.parameters()).device, self.task
+        if self.out is not None:
+            _configuration(self.model)
+            try:
+                json.dumps(self.about, ensure_ascii=False).encode()
+            except (TypeError, UnicodeEncodeError) as error:
+                what = "options that can be written as JSON, in UTF-8"
+                raise Refusal(f"task: expected {what}, got {task.options!r} ({error})") from error
+        with torch.inference_mode():
+            loss_of(self.model, next(batches(task.train, self.recipe.tokens)).to(device))
+        for split in filter(len, (task.train, task.validation)):
+            evaluate(self.model, _extremes(split))
+
     def begin(self, resume: bool) -> None:
-        """Go on from the checkpoint if there is one, else begin the folder."""
+        """Go on from the checkpoint if there is one, else begin the folder. Weights are written
+        when there are some to keep: a folder that has none holds no run, whatever else it has."""
         if self.out is None:
             return
-        if resume and (self.out / "checkpoint.safetensors").exists():
-            self._restore(self.out / "checkpoint.safetensors")
-            if self.step >= self.recipe.steps:
-                return
-        elif (self.out / "config.json").exists() and not resume:
+        checkpoint, weights = (self.out / f"{n}.safetensors" for n in ("checkpoint", "model"))
+        if not resume and (weights.exists() or checkpoint.exists()):
             where = f"{self.out}: holds a run already"
             raise FileExistsError(f"{where}; resume it, or name another folder")
-        save(self.model, self.out)
-        vocabularies = {"source": self.task.source.tokens, "target": self.task.target.tokens}
-        about = {"name": self.task.name, "options": self.task.options} | vocabularies
-        write_json(self.out / "task.json", about, ensure_ascii=False, indent=1)
+        if resume and weights.exists() and not checkpoint.exists():
+            where = f"{self.out}: holds a model but no checkpoint.safetensors to resume from"
+            raise FileExistsError(f"{where}; name another folder")
+        remove_partial(self.out)
+        if checkpoint.exists():
+            self._restore(checkpoint)
+            save(self.model, self.out, self.about)  # it may have been stopped before it came to it
+        else:
+            write_json(self.out / "config.json", _configuration(self.model), indent=2)
+        write_json(self.out / "task.json", self.about, ensure_ascii=False, indent=1)
         self.report()  # none from after the checkpoint
+
+    def diverged(self, what: str) -> Diverged:
+        rate = self.recipe.rate_at(max(0, min(self.step, self.recipe.steps) - 1))
+        hint = f"at a rate of {rate:.3g}; try a lower --rate than {self.recipe.rate:.3g}"
+        return Diverged(f"after step {self.step} {what} is non-finite, {hint}")
 
     def report(self, *rows: Row) -> None:
         """Add to the metrics, and write all of them."""
         self.metrics.extend(rows)
         if self.out is not None:
-            lines = "".join(json.dumps(row) + "\n" for row in self.metrics)
+            lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.metrics)
             write_atomically(self.out / "metrics.jsonl", lines.encode())
 
     def keep(self) -> None:
-        """One file, replaced in one move: weights, AdamW's averages, random state, place."""
+        """The weights, and one file, replaced in one move, with all that the next step depends on.
+        The weights go first, so that no checkpoint is ahead of them, but not where there is no
+        checkpoint yet: a model without one looks like somebody else's."""
+        if wrong := _not_finite(self.model.state_dict()):
+            raise self.diverged(wrong)
         if self.out is None:
             return
         tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
@@ -257,39 +439,86 @@ class Run:
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        about = {name: getattr(self, name) for name in ("step", "metrics", "seconds", "identity")}
-        stored = to_bytes(_stored(tensors), {"about": json.dumps(about)})
-        write_atomically(self.out / "checkpoint.safetensors", stored)
-        save(self.model, self.out)
+        tensors = _stored(tensors)
+        names = ("step", "metrics", "seconds", "identity", "machine")
+        about = {name: getattr(self, name) for name in names}
+        metadata = {"about": json.dumps(about), "checksum": digest(about, tensors)}
+        stored, checkpoint = to_bytes(tensors, metadata), self.out / "checkpoint.safetensors"
+        if first := not checkpoint.exists():
+            write_atomically(checkpoint, stored)
+        save(self.model, self.out, self.about)
+        if not first:
+            write_atomically(checkpoint, stored)
 
     def _restore(self, path: Path) -> None:
-        with _read(path, "a checkpoint of ours"), safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            theirs, stands = about["identity"], [about[n] for n in ("step", "seconds", "metrics")]
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
+        with _read(path, "a checkpoint of ours"):
+            expect(path.is_file(), "checkpoint", "a file", "something else")
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                about = _metadata(metadata, "about", "checksum")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if "checksum" in metadata:
+                _same(digest(about, tensors), metadata["checksum"])
+            theirs = {"set of pairs": self.pairs} | about["identity"]  # of old ones, nobody knows
+            step, seconds, metrics = (about[n] for n in ("step", "seconds", "metrics"))
+            steps, dicts = self.recipe.steps, all(isinstance(row, dict) for row in metrics)
+            expect(type(step) is int and 0 < step, "step", "a whole number >= 1", step)
+            expect(isinstance(seconds, float), "seconds", "a number", seconds)
+            expect(isinstance(metrics, list) and dicts, "metrics", "a list of rows", metrics)
         # Until 2026-11-27 a configuration held the options of all models.
         with suppress(TypeError, KeyError, AttributeError):
             config = theirs["config"].items()
             theirs["config"] = {name: v for name, v in config if name in ours["config"]}
             if isinstance(self.model, Autoregressive) and "rank" in dict(config):
                 theirs["config"]["mask"] = "causal"  # it had no mask of its own
+        with suppress(TypeError, KeyError):  # no weight depends on these
+            theirs["recipe"] |= {name: ours["recipe"][name] for name in ("report", "checkpoint")}
+            if about["identity"]["set of pairs"] == self.pairs:  # wherever their file lies now
+                theirs["task"] |= {"options": ours["task"]["options"]}
         for name, wanted in ours.items():
             if theirs.get(name) != wanted:
                 apart = _difference(theirs.get(name), wanted)
+                apart += HINTS.get(name, "")
                 raise Refusal(f"{path}: was made with another {name}: {apart}")
+        with _read(path, "a checkpoint of ours"):
+            expect(step <= steps, "step", f"at most {steps}", step)
+            self._set(tensors)
+        self.step, self.seconds, self.metrics = step, seconds, metrics
+        if about.get("machine", self.machine) != self.machine:
+            apart = _difference(about["machine"], self.machine)
+            ends = "the weights will not be, to the last bit, those of a run that never stopped"
+            warnings.warn(f"{path}: resumed on another machine ({apart}): {ends}", stacklevel=4)
+
+    def _set(self, tensors: Mapping[str, Tensor]) -> None:
+        """The model, AdamW and the random state from those of a checkpoint."""
         weights = {n[6:]: tensor for n, tensor in tensors.items() if n.startswith("model.")}
+        if wrong := _not_finite(tensors):
+            raise ValueError(f"{wrong} has numbers that are not finite")
+        expected = {name: weight.dtype for name, weight in self.model.state_dict().items()}
+        types = {name: weight.dtype for name, weight in weights.items()}
+        expect(types == expected, "weights", "those of the model", types)
         self.model.load_state_dict(weights)
-        state = self.optimizer.state_dict()
+        state, shapes = self.optimizer.state_dict(), [w.shape for w in self.model.parameters()]
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, index, key = name.split(".")
                 state["state"].setdefault(int(index), {})[key] = tensor
+        expect(state["state"], "adam", "averages", "none")
+        for index, averages in state["state"].items():
+            found = {key: tensor.shape for key, tensor in averages.items()}
+            whole = {"step": torch.Size(), "exp_avg": shapes[index], "exp_avg_sq": shapes[index]}
+            expect(found == whole, f"adam.{index}", str(whole), found)
         self.optimizer.load_state_dict(state)
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        self.step, self.seconds, self.metrics = stands
+
+
+HINTS = {
+    "recipe": "; it sets the rate of each step: to train longer, name another folder",
+    "set of pairs": "; the text or the task was changed since",
+}
 
 
 def _difference(theirs: object, ours: object) -> str:
@@ -309,13 +538,19 @@ def load_run(
     """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
     Raises FileNotFoundError or DamagedCheckpoint, naming the file."""
     out = Path(out)
-    model, path = load(out, device), out / "task.json"
+    (model, sums), path = _load(out, device), out / "task.json"
     if not path.is_file():
         raise FileNotFoundError(f"{out}: expected a training run, found no task.json")
     with _read(path, "a task of ours"):
         about = json.loads(path.read_text(encoding="utf-8"))
+        stored = digest(about)
         source, target = Vocab(about.pop("source")), Vocab(about.pop("target"))
+        names = {"name": str, "options": dict}
+        found = {name: type(value) for name, value in about.items()}
+        expect(found == names, "task", "a name and options", about)
     for side, vocab, size in _misfits(model, source, target):
         has = f"task.json has a {side} vocabulary of {vocab} tokens"
         raise DamagedCheckpoint(f"{out}: {has}, the model one of {size}")
+    with _read(path, "a task of ours"):
+        _same(stored, sums.get("task", stored))
     return model, source, target, about

@@ -577,16 +577,50 @@ BUGS = [
     Bug(
         "optimiser forgotten",
         "A resumed run begins with empty averages in AdamW: a bump in the loss, at every stop.",
-        runs.Run._restore,
+        runs.Run._set,
         {"self.optimizer.load_state_dict(state)": "pass"},
         ((laws.resume_is_exact, "sar"),),
     ),
     Bug(
         "random state forgotten",
         "A resumed run draws other dropout than the one that never stopped.",
-        runs.Run._restore,
+        runs.Run._set,
         {"torch.set_rng_state(tensors": "(tensors"},
         ((laws.resume_is_exact, "ar"),),
+    ),
+    Bug(
+        "done without its weights",
+        "A run that stopped behind its last checkpoint is called done, and has no weights, or old ones.",
+        runs.Run.begin,
+        {"save(self.model, self.out, self.about)": "pass"},
+        ((laws.a_run_may_end_between_any_two_files, "once"),),
+        raises=FileNotFoundError,
+    ),
+    Bug(
+        "checkpoint ahead of the weights",
+        "The checkpoint is written before the weights: stopped in between, these are of an earlier step.",
+        runs.Run.keep,
+        {"first := not checkpoint.exists()": "first := True"},
+        ((laws.a_run_may_end_between_any_two_files, "often"),),
+    ),
+    Bug(
+        "same name, other text",
+        "A run goes on with a corpus that was edited: what it was trained on may now be in the test.",
+        runs.Run._restore,
+        {
+            '{"set of pairs": self.pairs} | about["identity"]': 'about["identity"] | {"set of pairs": self.pairs}'
+        },
+        ((laws.other_pairs_are_another_run,),),
+    ),
+    Bug(
+        "damage unnoticed",
+        "A bit of the weights has changed on disk; the model is loaded and says other things.",
+        runs._same,
+        {"found != stored": "False"},
+        (
+            (laws.damage_is_noticed, "model.safetensors"),
+            (laws.damage_is_noticed, "checkpoint.safetensors"),
+        ),
     ),
     Bug(
         "data from the start",
@@ -614,7 +648,7 @@ BUGS = [
         "A checkpoint is written over the old one: stopped in between, both are gone.",
         files.write_atomically,
         {
-            "os.replace(partial, path)": "path.write_bytes(data[: len(data) // 2]); os.replace(partial, path)"
+            "os.replace(partial, real)": "path.write_bytes(data[: len(data) // 2]); os.replace(partial, real)"
         },
         ((laws.full_disk_keeps_the_old_file,),),
     ),
