@@ -38,8 +38,9 @@ from sar_minimal.data import Batch, Split, batch_plan, convert, make_batch
 from sar_minimal.decoding import beam, greedy, log_likelihood, sample
 from sar_minimal.errors import Refusal
 from sar_minimal.kinds import KINDS, loss_of, make_model
-from sar_minimal.lab import runs
-from sar_minimal.lab.runs import DamagedCheckpoint, Interrupted, load, train
+from sar_minimal.lab import runs, stored
+from sar_minimal.lab.runs import Interrupted, train
+from sar_minimal.lab.stored import DamagedCheckpoint, load
 from sar_minimal.lengths import collapse, ctc_pass, length_pass
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.masked import hide, mask_predict
@@ -1389,7 +1390,7 @@ def dies_after(number: int, of: type[BaseException] = Killed):
         write(*arguments)
 
     with contextlib.ExitStack() as patches:
-        for module in (runs, files):
+        for module in (runs, stored, files):
             patches.enter_context(unittest.mock.patch.object(module, "write_atomically", writes))
         yield
 

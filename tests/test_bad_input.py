@@ -22,7 +22,8 @@ from sar_minimal.decoding import beam, greedy, log_likelihood, sample
 from sar_minimal.influence import influence
 from sar_minimal.kinds import KINDS, loss_of, make_model
 from sar_minimal.lab.device import choose_device
-from sar_minimal.lab.runs import DamagedCheckpoint, Interrupted, load, load_run, save, train
+from sar_minimal.lab.runs import Interrupted, load_run, train
+from sar_minimal.lab.stored import DamagedCheckpoint, load, save
 from sar_minimal.lengths import collapse, ctc_pass, length_pass, uniform_copy
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.masked import mask_predict

@@ -25,19 +25,12 @@ from safetensors.torch import load_file, save_file
 from sar_minimal.data import Split
 from sar_minimal.errors import Refusal
 from sar_minimal.kinds import make_model
-from sar_minimal.lab import cli, demo, runs, timing
+from sar_minimal.lab import cli, demo, runs, stored, timing
 from sar_minimal.lab import ledger as records
 from sar_minimal.lab.claims import Verdict, ledger, measured_in
 from sar_minimal.lab.cli import main
-from sar_minimal.lab.runs import (
-    DamagedCheckpoint,
-    Diverged,
-    Interrupted,
-    load,
-    load_run,
-    save,
-    train,
-)
+from sar_minimal.lab.runs import Diverged, Interrupted, load_run, train
+from sar_minimal.lab.stored import DamagedCheckpoint, load, save
 from sar_minimal.tasks import files, load_task
 from sar_minimal.training import Recipe
 
@@ -814,7 +807,7 @@ def test_the_cache_of_a_text_of_ones_own_is_private(tmp_path, monkeypatch):
 
 def test_what_could_not_be_loaded_is_not_trained(tmp_path, monkeypatch):
     """A configuration may ask for so many positions; so that no file does, no run does."""
-    monkeypatch.setattr(runs, "LARGEST", 1000)
+    monkeypatch.setattr(stored, "LARGEST", 1000)
     with pytest.raises(Refusal, match="^max_length: expected rotary positions of at most 1000"):
         run(tmp_path / "run", "ar", max_length=64)
     assert not (tmp_path / "run").exists()

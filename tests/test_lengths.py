@@ -11,7 +11,8 @@ from laws import build, every_sequence, same, tokens
 from sar_minimal.data import make_batch
 from sar_minimal.kinds import loss_of
 from sar_minimal.kinds import make_model as new_model
-from sar_minimal.lab.runs import load, save, train
+from sar_minimal.lab.runs import train
+from sar_minimal.lab.stored import load, save
 from sar_minimal.lengths import (
     CTCSAR,
     LengthSAR,

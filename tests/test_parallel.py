@@ -13,7 +13,7 @@ from sar_minimal.blocks import Config
 from sar_minimal.data import Batch
 from sar_minimal.decoding import beam, greedy
 from sar_minimal.kinds import loss_of
-from sar_minimal.lab.runs import load, save
+from sar_minimal.lab.stored import load, save
 from sar_minimal.masked import MaskedModel, mask_predict
 from sar_minimal.shift import PAD, START
 from sar_minimal.shifted import look_ahead

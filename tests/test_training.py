@@ -12,7 +12,8 @@ from sar_minimal import training
 from sar_minimal.data import Split, batch_plan, batches, make_batch
 from sar_minimal.kinds import KINDS, loss_of, make_model
 from sar_minimal.lab.device import choose_device
-from sar_minimal.lab.runs import Interrupted, load, load_run, train
+from sar_minimal.lab.runs import Interrupted, load_run, train
+from sar_minimal.lab.stored import load
 from sar_minimal.losses import ar_loss, sar_loss
 from sar_minimal.shift import START, shift_right
 from sar_minimal.tasks import load_task

@@ -15,7 +15,7 @@ from sar_minimal.bounds import bounds_of
 from sar_minimal.data import SPECIALS, Batch
 from sar_minimal.kinds import loss_of
 from sar_minimal.lab.bench_theory import above_bound
-from sar_minimal.lab.runs import load, save
+from sar_minimal.lab.stored import load, save
 from sar_minimal.languages import HomophoneLanguage
 from sar_minimal.shift import IGNORE, PAD, ignore_padding
 from sar_minimal.transition import transition_loss, transition_pass

@@ -258,7 +258,8 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     if "home directory" in str(error) and not isinstance(error, Refusal):  # pathlib's, of a ~
         return 2, f"{error} Write the path out, without ~"
     from .device import out_of_memory
-    from .runs import DamagedCheckpoint, Diverged
+    from .runs import Diverged
+    from .stored import DamagedCheckpoint
 
     if out_of_memory(error):
         return 1, f"too large for the memory of this machine ({' '.join(str(error).split())[:200]})"

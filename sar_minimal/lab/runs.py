@@ -6,8 +6,7 @@ A run lives in a folder: ``config.json`` and ``model.safetensors`` (``save``), `
 stopped and resumed ends with the same weights, to the last bit, as one that never stopped, on the
 same kind of device with as many threads and the same torch; where these differ, a warning says so.
 
-``model.safetensors`` holds checksums of the weights, the configuration and the task, the checkpoint
-one of all that it has: what was damaged is not loaded. Folders from before 2026-11-27 have none.
+The checkpoint holds a checksum of all that it has, as the model does (``stored.py``).
 """
 
 import hashlib
@@ -28,169 +27,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as from_bytes
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..autoregressive import Autoregressive
-from ..blocks import Config, Model
+from ..blocks import Model
 from ..data import Batch, Split, Task, Vocab, batches
 from ..errors import Refusal, expect
-from ..kinds import KINDS, loss_of
+from ..kinds import loss_of
 from ..tasks.files import locked, remove_partial, write_atomically, write_json
 from ..training import Recipe, endless, evaluate, new_optimizer, training_steps
-from .device import choose_device, out_of_memory
+from .device import choose_device
+from .stored import (
+    DamagedCheckpoint,
+    check_same,
+    configuration,
+    digest,
+    load_checked,
+    metadata_of,
+    not_finite,
+    on_cpu,
+    reading,
+    save,
+)
 from .tables import Row
-
-
-class DamagedCheckpoint(Refusal):
-    """A checkpoint that is not whole, or not one of ours."""
 
 
 class Diverged(RuntimeError):
     """Training came to a loss, gradients or weights that are no numbers; these are not kept."""
-
-
-def save(model: Model, folder: str | Path, task: dict | None = None) -> None:
-    """Write the weights, ``model.safetensors``, and ``config.json`` to ``folder``.
-
-    task: what stands in its ``task.json``, for a checksum of it. Raises Refusal, before anything is
-    written, for a mask that is a function and for weights that are not finite.
-    """
-    folder, config, weights = Path(folder), _configuration(model), _stored(model.state_dict())
-    if wrong := _not_finite(weights):
-        raise Refusal(f"model: expected finite weights, {wrong} has others")
-    sums = {"weights": digest(tensors=weights), "config": digest(config)}
-    sums |= {"task": digest(task)} if task is not None else {}
-    write_atomically(
-        folder / "model.safetensors", to_bytes(weights, {"checksums": json.dumps(sums)})
-    )
-    write_json(folder / "config.json", config, indent=2)
-
-
-def _configuration(model: Model) -> dict[str, Any]:
-    if callable(model.options.get("mask")):
-        raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
-    _check_buffers(model)
-    name = type(model).__name__
-    return {"model": name, "config": asdict(model.config), "options": model.options}
-
-
-LARGEST = 1 << 30  # bytes of rotary positions: no file has them, so it could ask for any number
-
-
-def _check_buffers(model: Model) -> None:
-    size, got = sum(buffer.nbytes for buffer in model.buffers()), model.config.max_length
-    expect(size <= LARGEST, "max_length", f"rotary positions of at most {LARGEST} bytes", got)
-
-
-def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the first tensor with a NaN or an infinity; "" if there is none."""
-    return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), "")
-
-
-def digest(value: object = None, tensors: Mapping[str, Tensor] | None = None) -> str:
-    """A checksum of JSON and of tensors on the CPU, their names, types and shapes."""
-    made = hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in sorted((tensors or {}).items()):
-        made.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        made.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return made.hexdigest()
-
-
-def _same(found: str, stored: str) -> None:
-    if found != stored:
-        raise ValueError("its checksum is another: it was damaged or changed")
-
-
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
-    """The model that ``save`` wrote, in evaluation mode.
-    Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says."""
-    return _load(Path(folder), device)[0]
-
-
-LARGEST = (
-    1 << 30
-)  # bytes of rotary positions: no file has them, so a configuration may say anything
-
-
-def _load(folder: Path, device: str | torch.device) -> tuple[Model, dict[str, str]]:
-    """The model, and the checksums that its weights came with."""
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    for path in (config, weights):
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder}: expected a saved model, found no {path.name}")
-    with _read(config, "a configuration of ours"):
-        stored = json.loads(config.read_text())
-        kind = {kind.model.__name__: kind.model for kind in KINDS.values()}[stored["model"]]
-    what = f"the weights of {stored}"
-    with _read(weights, what), safe_open(weights, "pt") as file:
-        parts = {name: file.get_slice(name) for name in file.keys()}
-        shapes = {name: list(part.get_shape()) for name, part in parts.items()}
-        types = {str(part.get_dtype()) for part in parts.values()}
-        sums = _metadata(file.metadata(), "checksums") or {}
-    with _read(config, "a configuration of ours"):
-        layers, most = stored["config"].get("layers", 1), len(shapes)
-        expect(isinstance(layers, int) and layers <= most, "layers", f"at most {most}", layers)
-        with torch.device("meta"):  # so far there is nothing but shapes
-            empty = _made(kind, **stored)
-        _check_buffers(empty)
-    with _read(weights, what):
-        for name, weight in empty.state_dict().items():
-            expect(shapes.get(name) == list(weight.shape), name, weight.shape, shapes.get(name))
-        expect(types <= {"F16", "BF16", "F32", "F64"}, "weights", "floating point", sorted(types))
-        tensors = from_bytes(weights.read_bytes())
-        if wrong := _not_finite(tensors):
-            raise ValueError(f"{wrong} has numbers that are not finite")
-        if sums:
-            _same(digest(tensors=tensors), sums["weights"])
-        model = _made(kind, **stored)
-        model.load_state_dict(tensors)
-    with _read(config, "a configuration of ours"):
-        if sums:
-            _same(digest(stored), sums["config"])
-    return model.to(device).eval(), sums
-
-
-def _metadata(found: dict[str, str] | None, *names: str) -> Any:
-    """Of a file of tensors, what stands under the first of ``names``; None if it has nothing."""
-    if found is not None and not set(found) <= set(names):
-        raise ValueError(f"expected metadata {names}, got {sorted(found)}")
-    return None if found is None else json.loads(found[names[0]])
-
-
-@contextmanager
-def _read(path: Path, what: str) -> Iterator[None]:
-    """What goes wrong while ``path`` is read is a DamagedCheckpoint: it is not ``what``."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
-            ArithmeticError) as error:  # fmt: skip
-        if out_of_memory(error, sizes=False):
-            raise
-        why = " ".join(str(error).split())
-        raise DamagedCheckpoint(f"{path}: not {_short(what)} ({_short(why)})") from error
-
-
-def _short(text: str, most: int = 300) -> str:
-    return text if len(text) <= most else text[:most] + " ..."
-
-
-def _made(kind: type[Model], config: dict, options: dict | None = None, **_: object) -> Model:
-    """A model with new weights. Until 2026-11-27 a configuration held the options of all models."""
-    if options is None and isinstance(config, dict):
-        foreign = {name for other in KINDS.values() for name in other.model.option_names()}
-        options = {name: config[name] for name in kind.option_names() if name in config}
-        config = {name: value for name, value in config.items() if name not in foreign}
-        if issubclass(kind, Autoregressive):  # it had no mask of its own, whatever was asked for
-            options.pop("mask", None)
-    return kind(Config(**config), **(options or {}))
 
 
 @contextmanager
@@ -381,7 +247,7 @@ class Run:
         """Raise what training would, for want of a loss or a file, before anything is written."""
         device, task = next(self.model.parameters()).device, self.task
         if self.out is not None:
-            _configuration(self.model)
+            configuration(self.model)
             try:
                 json.dumps(self.about, ensure_ascii=False).encode()
             except (TypeError, UnicodeEncodeError) as error:
@@ -409,7 +275,7 @@ class Run:
             self._restore(checkpoint)
             save(self.model, self.out, self.about)  # it may have been stopped before it came to it
         else:
-            write_json(self.out / "config.json", _configuration(self.model), indent=2)
+            write_json(self.out / "config.json", configuration(self.model), indent=2)
         write_json(self.out / "task.json", self.about, ensure_ascii=False, indent=1)
         self.report()  # none from after the checkpoint
 
@@ -429,7 +295,7 @@ class Run:
         """The weights, and one file, replaced in one move, with all that the next step depends on.
         The weights go first, so that no checkpoint is ahead of them, but not where there is no
         checkpoint yet: a model without one looks like somebody else's."""
-        if wrong := _not_finite(self.model.state_dict()):
+        if wrong := not_finite(self.model.state_dict()):
             raise self.diverged(wrong)
         if self.out is None:
             return
@@ -439,7 +305,7 @@ class Run:
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        tensors = _stored(tensors)
+        tensors = on_cpu(tensors)
         names = ("step", "metrics", "seconds", "identity", "machine")
         about = {name: getattr(self, name) for name in names}
         metadata = {"about": json.dumps(about), "checksum": digest(about, tensors)}
@@ -452,14 +318,14 @@ class Run:
 
     def _restore(self, path: Path) -> None:
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
-        with _read(path, "a checkpoint of ours"):
+        with reading(path, "a checkpoint of ours"):
             expect(path.is_file(), "checkpoint", "a file", "something else")
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
-                about = _metadata(metadata, "about", "checksum")
+                about = metadata_of(metadata, "about", "checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             if "checksum" in metadata:
-                _same(digest(about, tensors), metadata["checksum"])
+                check_same(digest(about, tensors), metadata["checksum"])
             theirs = {"set of pairs": self.pairs} | about["identity"]  # of old ones, nobody knows
             step, seconds, metrics = (about[n] for n in ("step", "seconds", "metrics"))
             steps, dicts = self.recipe.steps, all(isinstance(row, dict) for row in metrics)
@@ -481,7 +347,7 @@ class Run:
                 apart = _difference(theirs.get(name), wanted)
                 apart += HINTS.get(name, "")
                 raise Refusal(f"{path}: was made with another {name}: {apart}")
-        with _read(path, "a checkpoint of ours"):
+        with reading(path, "a checkpoint of ours"):
             expect(step <= steps, "step", f"at most {steps}", step)
             self._set(tensors)
         self.step, self.seconds, self.metrics = step, seconds, metrics
@@ -493,7 +359,7 @@ class Run:
     def _set(self, tensors: Mapping[str, Tensor]) -> None:
         """The model, AdamW and the random state from those of a checkpoint."""
         weights = {n[6:]: tensor for n, tensor in tensors.items() if n.startswith("model.")}
-        if wrong := _not_finite(tensors):
+        if wrong := not_finite(tensors):
             raise ValueError(f"{wrong} has numbers that are not finite")
         expected = {name: weight.dtype for name, weight in self.model.state_dict().items()}
         types = {name: weight.dtype for name, weight in weights.items()}
@@ -538,10 +404,10 @@ def load_run(
     """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
     Raises FileNotFoundError or DamagedCheckpoint, naming the file."""
     out = Path(out)
-    (model, sums), path = _load(out, device), out / "task.json"
+    (model, sums), path = load_checked(out, device), out / "task.json"
     if not path.is_file():
         raise FileNotFoundError(f"{out}: expected a training run, found no task.json")
-    with _read(path, "a task of ours"):
+    with reading(path, "a task of ours"):
         about = json.loads(path.read_text(encoding="utf-8"))
         stored = digest(about)
         source, target = Vocab(about.pop("source")), Vocab(about.pop("target"))
@@ -551,6 +417,6 @@ def load_run(
     for side, vocab, size in _misfits(model, source, target):
         has = f"task.json has a {side} vocabulary of {vocab} tokens"
         raise DamagedCheckpoint(f"{out}: {has}, the model one of {size}")
-    with _read(path, "a task of ours"):
-        _same(stored, sums.get("task", stored))
+    with reading(path, "a task of ours"):
+        check_same(stored, sums.get("task", stored))
     return model, source, target, about

@@ -28,7 +28,7 @@ from sar_minimal import (
     training,
     transition,
 )
-from sar_minimal.lab import runs
+from sar_minimal.lab import runs, stored
 from sar_minimal.tasks import files
 
 
@@ -615,7 +615,7 @@ BUGS = [
     Bug(
         "damage unnoticed",
         "A bit of the weights has changed on disk; the model is loaded and says other things.",
-        runs._same,
+        stored.check_same,
         {"found != stored": "False"},
         (
             (laws.damage_is_noticed, "model.safetensors"),
