@@ -259,3 +259,17 @@ def test_a_window_bounds_what_a_pass_reads_and_changes_no_token(window):
     found = draft_and_verify(model, X, build("sar-full-2-vocabulary"), window=window)
     assert torch.equal(found.tokens, one_pass(build("sar-full-2-vocabulary"), X).tokens)
     assert found.steps == 1 + -(-6 // window) and all(n <= window for _, n in passes)
+
+
+def test_equals_are_hidden_in_order():
+    """Where all tokens of x are equal, so are the probabilities, and rounding must not choose (A18)."""
+    model, T = build("masked").double(), 7
+    x = torch.arange(4, 12)[:, None].repeat(1, T)
+    x = torch.cat((x, tokens(24, T, V=12)))[
+        torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    ]
+    for iterations in (2, 3, 4):
+        together = mask_predict(model, x, iterations=iterations).tokens
+        for b in range(len(x)):
+            alone = mask_predict(model, x[b : b + 1], iterations=iterations).tokens[0]
+            assert torch.equal(together[b], alone), f"{x[b].tolist()}, {iterations} iterations"

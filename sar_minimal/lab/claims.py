@@ -180,7 +180,7 @@ class Verdict:
         measured = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines())
         return (
             f'<div style="border-left:6px solid {colour};padding:.3em 1em;margin:.5em 0">'
-            f"<b>{c.id}</b>, {html.escape(c.where)}: <i>{html.escape(c.claim)}</i><br>"
+            f"<b>{html.escape(c.id)}</b>, {html.escape(c.where)}: <i>{html.escape(c.claim)}</i><br>"
             f'<b style="color:{colour}">{c.verdict}</b>: {html.escape(c.because)}'
             f'<ul style="margin:.3em 0">{measured}</ul></div>'
         )
