@@ -1234,6 +1234,8 @@ def algorithm_1_is_its_formula(name):
             seen = [s for s in range(5) if may_look(t, s)]
             for s, p in zip(seen, scores[t, seen].softmax(-1), strict=True):
                 expected[t, x[s]] += p
+        one = model(x[None]).exp().sum(-1)  # of probabilities, without a softmax
+        same(one, torch.ones_like(one), "sum of p over tokens", atol=1e-9)
         floor = model.COPY_FLOOR
         expected = ((1 - floor) * expected + floor / model.config.target_vocab).log()
     same(model(x[None])[0].log_softmax(-1), expected, "log p(y_t | x)")  # rotations are float32
