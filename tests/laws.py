@@ -1129,6 +1129,34 @@ def masks_are_their_definition():
 
 
 @law()
+@torch.no_grad()
+def a_mask_of_ones_own_hides_padding_too():
+    """A function as a mask, that sees two tokens either way, in a batch with padding: each row as if alone."""
+
+    def near(T, device=None):
+        at = torch.arange(T, device=device)
+        return (at[:, None] - at).abs() <= 2  # sees two ahead as well, so padding is in sight
+
+    model, x = build("sar-full-2-vocabulary", mask=near), tokens(3, 6)
+    lengths = torch.tensor([6, 3, 1])
+    together = model(x, lengths)
+    for b, n in enumerate(lengths.tolist()):
+        same(together[b, :n], model(x[b : b + 1, :n])[0], f"row {b}")
+
+
+@law()
+@torch.no_grad()
+def the_length_is_its_formula():
+    """p(T | x): a head over <s>, as the content stream reads it in front of x."""
+    model, x = build("length").double(), torch.cat((torch.tensor([START]), tokens(1, 5)[0]))
+    h = model.streams.embed[0][x]
+    for block in model.streams.streams[0]:
+        h = slow_block(block, h, everything)
+    expected = slow_norm(h, model.streams.gains[0])[0] @ model.head
+    same(model.length_logits(x[None, 1:])[0], expected, "log p(T | x)")
+
+
+@law()
 def rotary_is_relative():
     """Turned by their positions, a query and a key have a product that only their distance decides."""
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
