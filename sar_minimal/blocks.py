@@ -162,7 +162,7 @@ class Stack(nn.ModuleList):
         memory: list[Memory] | None = None,
     ) -> Tensor:
         """h: (B, T, D), through all of them, as ``Block`` takes it. Returns (B, T, D)."""
-        for n, block in enumerate(self):
+        for n, block in enumerate(self._modules.values()):  # the plain dict, as in ``Block``
             h = block(h, turn, mask, cache, n, None if memory is None else memory[n])
         return h
 
