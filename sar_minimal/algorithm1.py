@@ -113,9 +113,8 @@ class DualStreamSAR(Model):
         if not trusted:
             own = self.check_source(x, lengths)
             lengths = None if lengths is None else own
-        expect(
-            hint is None or len(self.streams) > 1, "hint", "two streams to be read by the second", 1
-        )
+        fits = hint is None or len(self.streams) > 1
+        expect(fits, "hint", "two streams to be read by the second", 1)
         T, turn = x.shape[1], self.turn(0, x.shape[1])
         mask = visible(self.mask, T, lengths, x.device)
 

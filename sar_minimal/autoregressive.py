@@ -141,10 +141,8 @@ class EncoderDecoderAR(Autoregressive):
 
     def start(self, x: Tensor, lengths: Lengths, new: int | Tensor) -> tuple[State, Tensor, Tensor]:
         """x: (B, S) sources. Returns a state with room for ``new`` tokens, the prompt ``<s>``."""
-        start, most = (
-            torch.full((len(x), 1), START, device=x.device),
-            int(torch.as_tensor(new).max()),
-        )
+        start = torch.full((len(x), 1), START, device=x.device)
+        most = int(torch.as_tensor(new).max())
         state = self.new_state(len(x), most, self.encode(x, lengths))  # the last token is not read
         return state, start, torch.ones_like(start[:, 0])
 

@@ -30,7 +30,7 @@ class Config:
 
     source_vocab, target_vocab: V of x and of y (``DecoderLM`` has a target only).
     width: D. layers: L (per stream; encoder and decoder each). heads: H. hidden: the
-    feed-forward layer is hidden * D wide. max_length: the longest sequence it may see. dropout: < 1.
+    feed-forward layer is hidden * D wide. max_length: the longest sequence it sees. dropout: < 1.
     What one model alone has to choose is an argument of its class, see ``Model.options``.
     """
 

@@ -47,10 +47,8 @@ def type_of(value: object) -> str:
 
 def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
     """Raise Refusal unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
-    ids = "token ids of dtype int64 or int32"
-    check_integers(
-        tokens, name, ids if isinstance(tokens, Tensor) else "a torch.Tensor of token ids"
-    )
+    dtyped, plain = "token ids of dtype int64 or int32", "a torch.Tensor of token ids"
+    check_integers(tokens, name, dtyped if isinstance(tokens, Tensor) else plain)
     expect(tokens.dim() == 2, name, "shape (B, T)", tuple(tokens.shape))
     if not tokens.numel():
         raise Refusal(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
@@ -93,7 +91,8 @@ def check_new(new: int | Tensor, own: Tensor, name: str = "new", most: int | Non
     elif not isinstance(new, Tensor) or new.dtype not in INTEGERS or new.shape != own.shape:
         expected = f"an int or one integer per row, shape {tuple(own.shape)}"
         raise WrongType(f"{name}: expected {expected}, got {new!r}")
-    expect(new.min() >= 1, name, "at least 1 token to make", int(new.min()))
+    smallest = int(new.min())  # once: it waits for a GPU
+    expect(smallest >= 1, name, "at least 1 token to make", smallest)
     if most is not None and int(new.max()) > most:
         raise Refusal(f"{name}: the model's max_length is {most}, got {int(new.max())} tokens")
     return new.to(own.device).long()

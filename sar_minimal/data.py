@@ -152,7 +152,7 @@ def batch_plan(
     """Which pairs go into which batch: like lengths together, pairs * longest <= ``tokens``.
 
     Every pair is in exactly one batch; "longest" counts x and y alike. Lengths of y are mixed: a
-    model that predicts T (LengthSAR) would see one T a batch otherwise, and learns that. With a seed,
+    model that predicts T (LengthSAR) would see one T a batch, and learn that. With a seed,
     pairs of one length and the batches themselves are shuffled, the same way each time (a seed may
     be several ints, such as run and epoch); without, both are in order of length.
     ``len(batch_plan(...))`` is the number of steps of one pass: of this one, since another order

@@ -35,7 +35,7 @@ from .shift import PAD, past_end
 
 @dataclass
 class Rows:
-    """B rows (of a beam B K) in the making: row b has its prompt up to ``before[b]``, and ends at ``stop[b]``.
+    """B rows (B K of a beam) in the making: b has its prompt to ``before[b]``, ends at ``stop[b]``.
 
     prompt: (B, P) ids. before, stop: (B,). end_id: a row ends behind this token too.
     """
@@ -56,13 +56,11 @@ class Rows:
         dtype = torch.promote_types(self.model.embed.dtype, torch.float32)
         return tokens, torch.zeros(tokens.shape, dtype=dtype, device=tokens.device)
 
-    def ended(self, chosen: Tensor, t: int) -> bool:
-        """Let rows end whose token at t, of ``chosen`` (B, 1), is the end; whether all have now."""
-        if self.end_id is None:
-            return False
-        ends = (chosen[:, 0] == self.end_id) & (t >= self.before)
-        self.stop = torch.where(ends, self.stop.clamp(max=t + 1), self.stop)
-        return bool((self.stop <= t + 1).all())
+    def end(self, chosen: Tensor, t: int) -> None:
+        """Let rows end whose token at t, of ``chosen`` (B,), is the end."""
+        if self.end_id is not None:
+            ends = (chosen == self.end_id) & (t >= self.before)
+            self.stop = torch.where(ends, self.stop.clamp(max=t + 1), self.stop)
 
     def cut(self, tokens: Tensor, log_probs: Tensor, steps: int) -> Decoded:
         """Keep each row's own new tokens, from its prompt's end to its stop, PAD after."""
@@ -70,9 +68,8 @@ class Rows:
         at = torch.arange(int(lengths.max()), device=tokens.device)  # (T,)
         place = (self.before[:, None] + at).clamp(max=tokens.shape[1] - 1)
         reads = int(isinstance(self.model, EncoderDecoderAR))
-        return Decoded.of(
-            tokens.gather(1, place), log_probs.gather(1, place), lengths, steps, reads
-        )
+        tokens, log_probs = tokens.gather(1, place), log_probs.gather(1, place)
+        return Decoded.of(tokens, log_probs, lengths, steps, reads)
 
 
 def begin(model: Autoregressive, x: Tensor, lengths: Lengths, new: New, end_id: int | None) -> Rows:
@@ -161,7 +158,8 @@ def _generate(rows: Rows, choose: Callable[[Tensor], tuple[Tensor, Tensor]]) -> 
             value = value.masked_fill(keep, 0.0)
         tokens.append(chunk)
         log_probs.append(value)
-        if rows.ended(chunk, t):
+        rows.end(chunk[:, 0], t)
+        if rows.end_id is not None and bool((rows.stop <= t + 1).all()):
             break
     return rows.cut(torch.cat(tokens, 1), torch.cat(log_probs, 1), len(tokens) - 1)
 
@@ -205,7 +203,7 @@ def beam(
         tokens, log_probs, rows.stop = tokens[parent], log_probs[parent], rows.stop[parent]
         tokens[:, t], log_probs[:, t] = chosen, p[parent, chosen]
         # Scores only fall: where a row's best has ended, no other will pass it.
-        rows.ended(chosen[:, None], t)
+        rows.end(chosen, t)
         best_stop = rows.stop.view(B, K).gather(1, score.argmax(1, keepdim=True))
         if bool((best_stop <= t + 1).all()):
             break

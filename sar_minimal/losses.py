@@ -95,6 +95,8 @@ def reduced(each: Tensor, y: Tensor, reduction: str) -> Tensor:
     _check_reduction(reduction)
     if reduction == "none":
         return each
-    number = (y != IGNORE).sum()
-    expect(number or reduction == "sum", "y", "a token at least to take the mean over", int(number))
-    return each.sum() / number if reduction == "mean" else each.sum()
+    if reduction == "sum":
+        return each.sum()
+    number = int((y != IGNORE).sum())
+    expect(number, "y", "a token at least to take the mean over", number)
+    return each.sum() / number

@@ -96,7 +96,7 @@ def mask_predict(
     log_probs = torch.zeros(x.shape, device=x.device)
     for i in range(iterations):
         number = own * (iterations - i) // iterations  # (B,)
-        # Rounded, so that of equals the earlier is hidden, and not the one that rounding errors pick.
+        # Rounded, so that of equals the earlier is hidden, not the one that rounding errors pick.
         certain = log_probs.round(decimals=4).masked_fill(behind, torch.inf)  # padding never
         hidden = certain.argsort(dim=1, stable=True).argsort(1) < number[:, None]
         if not bool(hidden.any()):  # every row is shorter than there are iterations

@@ -76,7 +76,8 @@ def shifted_targets(tokens: Tensor, k: int | Tensor = 1) -> Tensor:
     else:
         expect(k < 2**31, "k", "a shift below 2 ** 31", k)
         k = torch.full((B,), k, device=tokens.device)
-    expect(k.min() >= 0, "k", "a shift >= 0 (targets lie ahead)", int(k.min()))
+    smallest = int(k.min())  # once: it waits for a GPU
+    expect(smallest >= 0, "k", "a shift >= 0 (targets lie ahead)", smallest)
     source = torch.arange(T, device=tokens.device) + k.to(tokens.device)[:, None]  # (B, T)
     target = tokens.gather(1, source.clamp(max=T - 1))  # (B, T)
     return target.masked_fill(source >= T, IGNORE)

@@ -30,12 +30,13 @@ class Recipe:
 
     steps: optimiser steps. tokens: at most so many in a batch, padding included. rate: the highest
     learning rate, then down a cosine to 0. warmup: steps until it is reached. decay: AdamW's. clip:
-    the largest gradient norm. seed: of the order of batches (``sar train``: of weights and draws too). short: so many of the steps come
-    first, on the shortest third of the pairs alone: a model that has to find out where in x to look
-    does so sooner where there is little to look at (a curriculum, Bengio 2009). report, checkpoint: of ``sar
-    train``, steps between two lines of metrics, between two checkpoints. mixed: multiply in
-    bfloat16 and attend by the fused kernels, for wide models on a GPU. It is off by default: a GPU
-    then learns what a CPU learns (see ``loss_and_gradients``).
+    the largest gradient norm. seed: of the order of batches (``sar train``: of weights and draws
+    too). short: so many of the steps come first, on the shortest third of the pairs alone: a model
+    that has to find out where in x to look does so sooner where there is little to look at (a
+    curriculum, Bengio 2009). report, checkpoint: of ``sar train``, steps between two lines of
+    metrics, between two checkpoints. mixed: multiply in bfloat16 and attend by the fused kernels,
+    for wide models on a GPU. It is off by default: a GPU then learns what a CPU learns (see
+    ``loss_and_gradients``).
     """
 
     steps: int = 1000

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..data import Card
 from ..errors import Refusal
-from .syllables import column, shown
+from .syllables import column, seen, shown
 from .words import LONGEST, SHORTEST, word_model
 
 # 〇, then the blocks: Extension A, the common one, compatibility, Extension B and on.
@@ -52,7 +52,7 @@ def clean(text: str) -> str:
     >>> clean("我们 家\u200b的⽼⻋")
     '我们家的老车'
     """
-    text = "".join(c for c in UNSEEN.sub("", text) if unicodedata.category(c) != "Cf")
+    text = seen(UNSEEN.sub("", text))
     text = COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     return SPACES.sub("", "".join(RADICALS.get(c, c) for c in text))
 
@@ -118,15 +118,15 @@ def account(
     found: Sequence[Passage], kept: Collection[str], left: Counter[str], sizes: list[int]
 ) -> dict[str, Any]:
     """For a card: what became of each line and each hanzi. kept: the runs that became pairs."""
-    used, seen = set(), set()
+    used, met = set(), set()
     for line, run, _ in found:
         if run not in kept:
             left[UNREAD] += len(run)
-        elif run in seen:
+        elif run in met:
             left[TWICE] += len(run)
         else:
             used.add(line)
-            seen.add(run)
+            met.add(run)
     out = {f"hanzi left out, {why}": left[why] for why in (SHORT, TWICE, UNREAD)}
     lines = {"lines read": len(sizes), "lines used": len(used), BARE: sizes.count(0)}
     return lines | {"hanzi read": sum(sizes)} | out

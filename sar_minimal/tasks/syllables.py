@@ -9,9 +9,8 @@ import re
 import unicodedata
 
 from ..errors import Refusal
-from .words import word_model
+from .words import SPELLED, word_model
 
-SPELLED = re.compile("[a-z]+")
 # What may stand between syllables; a point between digits is no end of a sentence.
 BETWEEN = re.compile(
     r"[\s'＇’‘ʼ′`´‐–-]|(?<!\d)[,.;!?…]|[,.;!?…](?!\d)|[，。；：！？、—“”\"()（）《》「」]"
@@ -36,7 +35,12 @@ RESPELLED = tuple(
 
 def narrow(text: str) -> str:
     """``text`` without full-width forms, and without what cannot be seen, such as U+200B."""
-    return "".join(c for c in text.translate(LETTERS) if unicodedata.category(c) != "Cf")
+    return seen(text.translate(LETTERS))
+
+
+def seen(text: str) -> str:
+    """``text`` without format characters, which have no width."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def letters(text: str) -> str:

@@ -367,7 +367,7 @@ BUGS = [
     Bug(
         "end never comes",
         "The end token is looked for in the prompt's positions only.",
-        decoding.Rows.ended,
+        decoding.Rows.end,
         {"(t >= self.before)": "(t < self.before)"},
         ((laws.end_stops_a_row, "ar"), (laws.end_stops_a_row, "lm")),
     ),
