@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .attention import Mask, attend, check_mask, heads, visible
 from .blocks import Config, Model, Stack, decoder, log_softmax, norm
-from .checks import Lengths, New, Refusal, WrongType, check_new, check_whole, expect
+from .checks import Lengths, New, check_new, check_type, check_whole
 from .data import Batch, Decoded
+from .errors import Refusal, expect
 from .losses import ar_loss
 
 OTHER_LENGTHS = "for other lengths predict T (LengthSAR) or say blanks (CTCSAR)"
@@ -80,9 +81,9 @@ class DualStreamSAR(Model):
         completions = ("vocabulary", "copy")
         expect(completion in completions, "completion", f"one of {completions}", completion)
         self.mask, self.completion = check_mask(mask, ("causal", "full")), completion
-        if completion == "copy" and config.source_vocab != config.target_vocab:
-            sizes = f"source_vocab {config.source_vocab} and target_vocab {config.target_vocab}"
-            raise Refusal(f"completion='copy' needs one vocabulary for x and y, got {sizes}")
+        S, V = config.source_vocab, config.target_vocab
+        one = completion != "copy" or S == V
+        expect(one, "source_vocab", f"target_vocab {V}, as completion='copy' needs", S)
         self.embed = nn.ParameterList(
             torch.empty(config.source_vocab, config.width) for _ in range(streams)
         )  # E_c, E_q
@@ -99,11 +100,7 @@ class DualStreamSAR(Model):
         return super().options | {"streams": len(self.streams)}
 
     def forward(
-        self,
-        x: Tensor,
-        lengths: Lengths = None,
-        hint: Tensor | None = None,
-        trusted: bool = False,
+        self, x: Tensor, lengths: Lengths = None, hint: Tensor | None = None, trusted: bool = False
     ) -> Tensor:
         """x: (B, T) ids. lengths: (B,), None when no row is padded. Returns logits (B, T, V).
 
@@ -174,8 +171,6 @@ def one_pass(model: DualStreamSAR, x: Tensor, lengths: Lengths = None, new: New 
 
 def given_x(model: DualStreamSAR, x: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor]:
     """log p(y_t | x), (B, T, V), and each row's length, (B,)."""
-    if not isinstance(model, DualStreamSAR):
-        needs = "one_pass needs a model of y given x alone (DualStreamSAR)"
-        raise WrongType(f"model: {needs}, got {type(model).__name__}")
+    check_type(model, DualStreamSAR, what="a model of y given x alone (DualStreamSAR)")
     own = model.check_source(x, lengths)
     return log_softmax(model(x, None if lengths is None else own, trusted=True)), own

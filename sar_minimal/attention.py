@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Lengths, Refusal, expect
+from .checks import Lengths
+from .errors import Refusal, expect
 
 Device = torch.device | str | None
 
@@ -60,9 +61,8 @@ def visible(mask: Mask, T: int, lengths: Lengths = None, device: Device = None) 
     if mask == "full":
         return padding
     own = mask(T, device=device)  # type: ignore[operator]  # no other name passes check_mask
-    if own.shape != (T, T) or own.dtype != torch.bool:
-        got = f"{own.dtype} {tuple(own.shape)}"
-        raise Refusal(f"mask: expected booleans of shape {(T, T)}, got {got}")
+    fits = own.shape == (T, T) and own.dtype == torch.bool
+    expect(fits, "mask", f"booleans of shape {(T, T)}", (own.dtype, tuple(own.shape)))
     return own if padding is None else own & padding
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .attention import KeyValueCache, Mask, causal_mask, check_mask, padding_mask, visible
 from .blocks import Config, Memory, Model, Stack, norm
-from .checks import Lengths, Refusal, check_lengths, check_whole, expect
+from .checks import Lengths, check_lengths, check_whole
 from .data import Batch
+from .errors import expect
 from .losses import ar_loss
 from .shift import START, shift_right
 
@@ -58,10 +59,9 @@ class Autoregressive(Model):
 
     def new_state(self, batch: int, length: int, memory: list[Memory] | None = None) -> State:
         """Room for ``length`` positions of ``batch`` rows."""
-        if length > self.config.max_length:
-            most = f"the model's max_length is {self.config.max_length}"
-            raise Refusal(f"new: {most}, got {length} tokens in all")
         c, E = self.config, self.embed
+        fits = f"at most max_length = {c.max_length} tokens in all"
+        expect(length <= c.max_length, "new", fits, length)
         cache = KeyValueCache(c.layers, batch, length, c.heads, c.width // c.heads, like=E)
         return State(cache, self.turn(0, length), E.t().contiguous(), memory)
 

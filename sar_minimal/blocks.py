@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import KeyValueCache, attend, heads, rotations
-from .checks import Lengths, Refusal, check_lengths, check_range, check_tokens, check_whole, expect
+from .checks import Lengths, check_lengths, check_range, check_tokens, check_whole
+from .errors import expect
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -208,9 +209,8 @@ class Model(nn.Module):
     def check_input(self, tokens: Tensor, vocab: int, name: str) -> None:
         """Raise unless tokens is (B, T) of ids below ``vocab``, T at most max_length."""
         check_tokens(tokens, name)
-        if tokens.shape[1] > self.config.max_length:
-            most = f"the model's max_length is {self.config.max_length}"
-            raise Refusal(f"{name}: {most}, got {tokens.shape[1]} tokens")
+        T, most = tokens.shape[1], self.config.max_length
+        expect(T <= most, name, f"at most max_length = {most} tokens", T)
         check_range(tokens, vocab, name)
 
     def check_source(self, x: Tensor, lengths: Lengths) -> Tensor:

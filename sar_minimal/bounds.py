@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_type, check_whole
+from .checks import check_type, check_whole
+from .errors import Refusal, expect
 from .languages import CHUNK, HomophoneLanguage
 from .theory import entropy
 
@@ -76,16 +77,16 @@ def bounds_of(
     check_whole("length", length, most=2**16)
     if method is None:
         method = "enumerate" if language.syllables**length <= ENUMERATE else "sample"
+    known = method in ("enumerate", "beliefs", "sample")
+    expect(known, "method", "enumerate, beliefs or sample", method)
     if method == "beliefs":
         return _bounds_by_beliefs(language, length)
     if method == "enumerate":
         x, p = language.sources(length)
-    elif method == "sample":
+    else:
         check_whole("samples", samples, least=2)
         x, _ = language.sample(samples, length, generator)
         p = torch.full((samples,), 1 / samples, dtype=torch.float64)
-    else:
-        raise Refusal(f"method: expected enumerate, beliefs or sample, got {method!r}")
     parts = [_given(language, part) for part in x.split(CHUNK)]
     mean, error = {}, {}
     for name in parts[0]:

@@ -3,12 +3,12 @@
 A message reads ``name: expected ..., got ...``. Nothing else of the book is needed here.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .errors import Refusal as Refusal
-from .errors import WrongType as WrongType
-from .errors import expect as expect
+from .errors import WrongType, expect
 
 INTEGERS = (torch.int64, torch.int32)
 Lengths = Tensor | None  # (B,) integers, how long each row is; None: every row is full
@@ -22,16 +22,11 @@ def check_whole(name: str, value: object, least: int = 1, most: int = 2**31 - 1)
     expect(value <= most, name, f"a whole number <= {most}", value)  # type: ignore[operator]
 
 
-def check_temperature(value: object) -> None:
-    """Raise Refusal unless logits can be divided by it: a number from 1e-30 to 1e30."""
-    fits = isinstance(value, int | float) and 1e-30 <= value <= 1e30
-    expect(fits, "temperature", "> 0 and finite (greedy is the limit at 0)", value)
-
-
-def check_type(value: object, kind: type, name: str = "model") -> None:
-    """Raise WrongType unless ``value`` is of a kind."""
+def check_type(value: object, kind: Any, name: str = "model", what: str = "") -> None:
+    """Raise WrongType unless ``value`` is of a kind (or one of several); ``what`` was expected."""
     if not isinstance(value, kind):
-        raise WrongType(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+        what = what or f"a {kind.__name__}"
+        raise WrongType(f"{name}: expected {what}, got {type(value).__name__}")
 
 
 def check_integers(values: object, name: str, what: str = "an integer tensor") -> None:
@@ -47,11 +42,9 @@ def type_of(value: object) -> str:
 
 def check_tokens(tokens: Tensor, name: str = "tokens") -> None:
     """Raise Refusal unless ``tokens`` is a non-empty integer tensor of shape (B, T)."""
-    dtyped, plain = "token ids of dtype int64 or int32", "a torch.Tensor of token ids"
-    check_integers(tokens, name, dtyped if isinstance(tokens, Tensor) else plain)
+    check_integers(tokens, name, "token ids, an int64 or int32 tensor")
     expect(tokens.dim() == 2, name, "shape (B, T)", tuple(tokens.shape))
-    if not tokens.numel():
-        raise Refusal(f"{name}: expected at least one token, got shape {tuple(tokens.shape)}")
+    expect(tokens.numel(), name, "at least one token", tuple(tokens.shape))
 
 
 def check_range(tokens: Tensor, size: int, name: str, what: str = "ids") -> None:
@@ -93,6 +86,6 @@ def check_new(new: int | Tensor, own: Tensor, name: str = "new", most: int | Non
         raise WrongType(f"{name}: expected {expected}, got {new!r}")
     smallest = int(new.min())  # once: it waits for a GPU
     expect(smallest >= 1, name, "at least 1 token to make", smallest)
-    if most is not None and int(new.max()) > most:
-        raise Refusal(f"{name}: the model's max_length is {most}, got {int(new.max())} tokens")
+    if most is not None:
+        expect((T := int(new.max())) <= most, name, f"at most max_length = {most} tokens", T)
     return new.to(own.device).long()

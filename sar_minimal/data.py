@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import Refusal, WrongType, check_type, check_whole, expect
+from .checks import check_type, check_whole
+from .errors import Refusal, WrongType, expect
 from .shift import END, IGNORE, PAD, UNKNOWN, past_end
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of PAD, START, END, UNKNOWN = 0..3
@@ -92,13 +93,9 @@ class Split:
     def __post_init__(self) -> None:
         for name, rows in (("x", self.x), ("y", self.y)):
             check_type(rows, Sequence, name)
-        if len(self.x) != len(self.y):
-            raise Refusal(f"split: expected as many x as y, got {len(self.x)} and {len(self.y)}")
-        for name, rows in (("x", self.x), ("y", self.y)):
-            if not all(rows):
-                empty = next(i for i, row in enumerate(rows) if not row)
-                expected = "expected at least one token, got an empty sequence"
-                raise Refusal(f"{name}[{empty}]: {expected}")
+            for i, row in enumerate(rows):
+                expect(row, f"{name}[{i}]", "at least one token", row)
+        expect(len(self.x) == len(self.y), "y", f"{len(self.x)} of them, as of x", len(self.y))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -133,8 +130,7 @@ def make_batch(xs: list[list[int]], ys: list[list[int]]) -> Batch:
     >>> make_batch([[5, 6], [7]], [[4], [4, 4]]).y.tolist()
     [[4, -100], [4, 4]]
     """
-    if not len(Split(xs, ys)):
-        raise Refusal("make_batch: expected at least one pair, got none")
+    expect(len(Split(xs, ys)), "xs", "at least one pair", xs)
     return Batch(*_padded(xs, PAD), *_padded(ys, IGNORE))
 
 
@@ -200,21 +196,6 @@ def batches(
 
 
 @dataclass(frozen=True)
-class Card:
-    """What one should know about a task's data before trusting a number measured on it.
-
-    counts: measured: for each split a dict of pairs, tokens (of y) and types; facts beside them.
-    """
-
-    name: str
-    source: str
-    licence: str
-    counts: dict[str, Any]
-    split: str
-    flaws: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Task:
     """Pairs x -> y with their vocabularies. ``load_task(task.name, **task.options)`` remakes it."""
 
@@ -225,7 +206,7 @@ class Task:
     validation: Split
     test: Split
     options: dict[str, Any] = field(default_factory=dict)
-    card: Card | None = None
+    card: Any = None  # what one should know about the data, see ``tasks.splits.Card``
 
 
 @dataclass(frozen=True)
@@ -281,17 +262,15 @@ def accuracy(
     """
     check_type(predicted, Sequence, "predicted")
     check_type(target, Sequence, "target")
-    if len(predicted) != len(target):
-        got = f"{len(predicted)} for {len(target)}"
-        raise Refusal(f"accuracy: expected one prediction per target, got {got}")
+    n = len(target)
+    expect(len(predicted) == n, "predicted", f"one prediction per target, {n}", len(predicted))
     least = min((i for y in target for i in y), default=END)
     expect(least > PAD, "target", "ids of tokens, no padding", least)
     positions = sum(map(len, target))
-    if not positions:
-        raise Refusal("accuracy: expected at least one target token, got none")
+    expect(positions, "target", "at least one token", target)
     right = whole = 0
     for p, y in zip(predicted, target, strict=True):
         hits = sum(a == b != UNKNOWN for a, b in zip(p, y, strict=False))
         right += hits
         whole += hits == len(y) == len(p)
-    return right / positions, whole / len(target)
+    return right / positions, whole / n

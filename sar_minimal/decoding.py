@@ -19,17 +19,9 @@ from torch import Tensor
 
 from .autoregressive import Autoregressive, EncoderDecoderAR, State
 from .blocks import decoder, log_softmax
-from .checks import (
-    Lengths,
-    New,
-    WrongType,
-    check_lengths,
-    check_new,
-    check_temperature,
-    check_whole,
-    expect,
-)
+from .checks import Lengths, New, check_lengths, check_new, check_type, check_whole
 from .data import Decoded
+from .errors import expect
 from .shift import PAD, past_end
 
 
@@ -67,9 +59,8 @@ class Rows:
         lengths = self.stop - self.before
         at = torch.arange(int(lengths.max()), device=tokens.device)  # (T,)
         place = (self.before[:, None] + at).clamp(max=tokens.shape[1] - 1)
-        reads = int(isinstance(self.model, EncoderDecoderAR))
-        tokens, log_probs = tokens.gather(1, place), log_probs.gather(1, place)
-        return Decoded.of(tokens, log_probs, lengths, steps, reads)
+        new = tokens.gather(1, place), log_probs.gather(1, place)  # (B, T) each
+        return Decoded.of(*new, lengths, steps, int(isinstance(self.model, EncoderDecoderAR)))
 
 
 def begin(model: Autoregressive, x: Tensor, lengths: Lengths, new: New, end_id: int | None) -> Rows:
@@ -85,11 +76,15 @@ def begin(model: Autoregressive, x: Tensor, lengths: Lengths, new: New, end_id: 
 
 def _check(model: Autoregressive, x: Tensor, lengths: Lengths) -> Tensor:
     """The lengths of x, (B,), once model, x and lengths are what they should be."""
-    if not isinstance(model, Autoregressive):
-        expected = "an autoregressive one (EncoderDecoderAR, DecoderLM)"
-        raise WrongType(f"model: expected {expected}, got {type(model).__name__}")
+    check_type(model, Autoregressive, what="an autoregressive one (EncoderDecoderAR, DecoderLM)")
     model.check_input(x, model.start_vocab, "x")
     return check_lengths(lengths, x)
+
+
+def check_temperature(value: object) -> None:
+    """Raise Refusal unless logits can be divided by it: a number from 1e-30 to 1e30."""
+    fits = isinstance(value, int | float) and 1e-30 <= value <= 1e30
+    expect(fits, "temperature", "> 0 and finite (greedy is the limit at 0)", value)
 
 
 @decoder

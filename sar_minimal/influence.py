@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model
-from .checks import WrongType, check_tokens, check_whole, expect
+from .checks import check_tokens, check_type, check_whole
+from .errors import expect
 
 
 @contextmanager
@@ -45,13 +46,11 @@ def entrances(model: Model, side: str) -> list[tuple[nn.Module, Tensor]]:
     if isinstance(model, DualStreamSAR):
         pairs = zip(model.streams, model.embed, strict=True)
         return [(next(stack.children()), E) for stack, E in pairs] if side == "source" else []
-    if not isinstance(model, Autoregressive):
-        expected = "a DualStreamSAR, an EncoderDecoderAR or a DecoderLM"
-        raise WrongType(f"model: expected {expected}, got {type(model).__name__}")
-    if side == "output":
+    if isinstance(model, Autoregressive) and side == "output":
         return [(model.layers[0], model.embed)]
     if isinstance(model, EncoderDecoderAR):
         return [(model.encoder[0], model.source_embed)]
+    check_type(model, Autoregressive, what="a DualStreamSAR, an EncoderDecoderAR or a DecoderLM")
     return []
 
 

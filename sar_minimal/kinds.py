@@ -13,9 +13,10 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR, one_pass, one_pass_loss
 from .autoregressive import DecoderLM, EncoderDecoderAR, teacher_forced_loss
 from .blocks import Config, Model
-from .checks import Refusal, WrongType, check_type, check_whole, expect
+from .checks import check_type, check_whole
 from .data import Batch, Decoded, Task
 from .decoding import greedy
+from .errors import Refusal, WrongType, expect
 from .lengths import CTCSAR, LengthSAR, ctc_loss, ctc_pass, length_loss, length_pass
 from .masked import MaskedModel, mask_predict, masked_loss
 from .shifted import ShiftedLM, look_ahead, shifted_loss
@@ -56,8 +57,9 @@ def make_model(kind: str, task: Task, seed: int = 0, **options: Any) -> Any:
     own = {name: options.pop(name) for name in model.option_names() if name in options}
     if unknown := [name for name in options if name not in shared]:
         has = [*model.option_names(), *sorted(shared)]
-        none = f"the kind {kind!r} has no such option"
-        raise Refusal(f"{unknown[0]}: {none}; it has {', '.join(has)}")
+        raise Refusal(
+            f"{unknown[0]}: the kind {kind!r} has no such option; it has {', '.join(has)}"
+        )
     config = Config(target_vocab=len(task.target), source_vocab=len(task.source), **options)
     torch.manual_seed(seed)
     return model(config, **own)

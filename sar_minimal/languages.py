@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal, check_range, check_tokens, check_whole, expect
+from .checks import check_range, check_tokens, check_whole
+from .errors import Refusal, expect
 from .theory import every
 
 CHUNK = 4096  # sequences looked at together

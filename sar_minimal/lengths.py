@@ -26,35 +26,26 @@ from .blocks import Config, Model, decoder, log_softmax, norm
 from .checks import (
     Lengths,
     New,
-    Refusal,
     check_lengths,
     check_new,
     check_range,
     check_tokens,
     check_type,
     check_whole,
-    expect,
 )
 from .data import Batch, Decoded
+from .errors import Refusal, expect
 from .losses import ar_loss, reduced
 from .shift import IGNORE, PAD, START, neighbours, past_end, shift_right
 
 
-def uniform_copy(x: Tensor, lengths: Lengths, T: Tensor) -> Tensor:
-    """x (B, S) stretched to T (B,) places a row: place t reads x[floor(t S / T)] (Gu 2018).
+def uniform_copy(x: Tensor, S: Tensor, T: Tensor) -> Tensor:
+    """Rows of x, S (B,) tokens long, stretched to T (B,): place t reads x[floor(t S / T)] (Gu
+    2018). Returns (B, max T), PAD behind T.
 
-    lengths: (B,) of x, S in the formula; None when every row is full. Returns (B, max T), PAD
-    behind T.
-
-    >>> uniform_copy(torch.tensor([[5, 6, 7]]), None, torch.tensor([5])).tolist()
+    >>> uniform_copy(torch.tensor([[5, 6, 7]]), torch.tensor([3]), torch.tensor([5])).tolist()
     [[5, 5, 6, 6, 7]]
     """
-    check_tokens(x, "x")
-    S = check_lengths(lengths, x)
-    return _stretched(x, S, check_new(T, S, "T"))
-
-
-def _stretched(x: Tensor, S: Tensor, T: Tensor) -> Tensor:
     t = torch.arange(int(T.max()), device=x.device)
     place = (t * S[:, None] // T[:, None]).clamp(max=x.shape[1] - 1)  # (B, max T)
     return x.gather(1, place).masked_fill(past_end(T, len(t)), PAD)
@@ -83,7 +74,7 @@ class LengthSAR(Model):
             lengths = self.check_source(x, lengths)
             T = check_new(T, lengths, "T", self.config.max_length)
         assert lengths is not None  # who is trusted gives them
-        stretched = _marked(_stretched(x, lengths, T), T)
+        stretched = _marked(uniform_copy(x, lengths, T), T)
         return neighbours(self.streams(*stretched, trusted=True))[1]  # behind <s>
 
     def length_logits(self, x: Tensor, lengths: Lengths = None) -> Tensor:
@@ -158,7 +149,8 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
     tokens, since CTC has no terms for each. Raises Refusal for a y that does not fit: T tokens, and
     a blank between each two equal neighbours, need as many of the u S places.
     """
-    check_range(batch.y.masked_fill(batch.y == IGNORE, PAD), model.blank_id, "y")
+    targets = batch.y.masked_fill(batch.y == IGNORE, PAD)
+    check_range(targets, model.blank_id, "y")
     places, T = model.upsample * batch.x_lengths, batch.y_lengths
     token, following = neighbours(batch.y)
     twice = (token == following) & (following != IGNORE)
@@ -167,10 +159,8 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
         row = int((needed > places).nonzero()[0])
         room = f"upsample * S = {model.upsample} * {int(batch.x_lengths[row])} places in row {row}"
         got = f"{int(T[row])} tokens and {int(twice[row].sum())} blanks between equal neighbours"
-        larger = "a larger upsample has room for them"
-        raise Refusal(f"y: expected at most {room}, got {got}; {larger}")
+        raise Refusal(f"y: expected at most {room}, got {got}; a larger upsample has room for them")
     log_p = model(batch.x, batch.x_lengths).float().log_softmax(-1)  # (B, u S, V + 1)
-    targets = batch.y.masked_fill(batch.y == IGNORE, PAD)
     total = F.ctc_loss(log_p.transpose(0, 1), targets, places, T, model.blank_id, "none")  # (B,)
     each = (total / T)[:, None].expand(batch.y.shape).masked_fill(batch.y == IGNORE, 0.0)
     return reduced(each, batch.y, reduction)
@@ -178,11 +168,7 @@ def ctc_loss(model: CTCSAR, batch: Batch, reduction: str = "mean") -> Tensor:
 
 @decoder
 def length_pass(
-    model: LengthSAR,
-    x: Tensor,
-    lengths: Lengths = None,
-    new: New = None,
-    beam: int = 1,
+    model: LengthSAR, x: Tensor, lengths: Lengths = None, new: New = None, beam: int = 1
 ) -> Decoded:
     """The likeliest length, then the most probable token at each of its positions, each on its own.
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Refusal, WrongType, check_per_row, check_tokens, expect, type_of
+from .checks import check_per_row, check_tokens, type_of
+from .errors import Refusal, WrongType, expect
 from .shift import IGNORE, shifted_targets
 
 
@@ -69,11 +70,9 @@ def _cross_entropy(logits: Tensor, tokens: Tensor, k: int | Tensor, reduction: s
     if len(wrong):
         raise Refusal(f"tokens: expected ids in 0..{V - 1} (or IGNORE), got {int(wrong[0])}")
     targets = shifted_targets(tokens, k).long()  # (B, T)
-    if reduction == "mean" and bool((targets == IGNORE).all()):
-        raise Refusal(
-            "tokens: no position has a target, so there is nothing to average "
-            f"(shape {tuple(tokens.shape)}, shift {k})"
-        )
+    if reduction == "mean":
+        number = int((targets != IGNORE).sum())
+        expect(number, "tokens", f"a target to average over, at shift {k}", number)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # never sum nats in half
     loss = F.cross_entropy(
         logits.reshape(-1, V), targets.reshape(-1), ignore_index=IGNORE, reduction=reduction

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder, log_softmax
-from .checks import Lengths, check_type, check_whole, expect
+from .checks import Lengths, check_type, check_whole
 from .data import Batch, Decoded
+from .errors import expect
 from .losses import ar_loss
 from .shift import IGNORE, PAD, past_end
 

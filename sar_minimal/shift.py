@@ -31,7 +31,8 @@ left in an *input* into PAD, because an embedding needs a valid id there.
 import torch
 from torch import Tensor
 
-from .checks import WrongType, check_lengths, check_per_row, check_tokens, expect
+from .checks import check_per_row, check_tokens
+from .errors import WrongType, expect
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # the first ids of every vocabulary in the book
 IGNORE = -100  # torch's own "no target here" (torch.nn.functional.cross_entropy)
@@ -101,16 +102,3 @@ def past_end(lengths: Tensor, T: int) -> Tensor:
     [[False, False, True], [False, False, False]]
     """
     return torch.arange(T, device=lengths.device) >= lengths[:, None]
-
-
-def ignore_padding(tokens: Tensor, lengths: Tensor) -> Tensor:
-    """A padded batch as targets: IGNORE from position ``lengths[b]`` on.
-
-    tokens: (B, T) ids. lengths: (B,) integers in 1..T. Returns (B, T).
-
-    >>> ignore_padding(torch.tensor([[5, 6, 0], [5, 0, 0]]), torch.tensor([2, 1])).tolist()
-    [[5, 6, -100], [5, -100, -100]]
-    """
-    check_tokens(tokens)
-    lengths = check_lengths(lengths, tokens)
-    return tokens.masked_fill(past_end(lengths, tokens.shape[1]), IGNORE)

@@ -31,19 +31,10 @@ from torch import Tensor
 from .algorithm1 import DualStreamSAR
 from .autoregressive import Autoregressive, EncoderDecoderAR
 from .blocks import Model, decoder, log_softmax
-from .checks import (
-    Lengths,
-    New,
-    Refusal,
-    WrongType,
-    check_range,
-    check_temperature,
-    check_tokens,
-    check_whole,
-    expect,
-)
+from .checks import Lengths, New, check_range, check_tokens, check_type, check_whole
 from .data import Decoded
-from .decoding import Rows, begin
+from .decoding import Rows, begin, check_temperature
+from .errors import expect
 from .shift import PAD, past_end
 from .shifted import ShiftedLM
 
@@ -52,11 +43,15 @@ class Guesses:
     """Rows whose tokens are guessed, and fixed from the left: row b up to ``done[b]``.
 
     tokens, log_probs: (B, longest). at: the positions, (longest,). done: (B,), of a row that has
-    ended longest, so that it holds nobody up. steps: passes so far.
+    ended longest, so that it holds nobody up. steps: passes so far. temperature, generator: of
+    draws; None, None: the most probable tokens.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows, (self.tokens, self.log_probs) = rows, rows.room()
+    def __init__(
+        self, rows: Rows, temperature: float | None = None, generator: torch.Generator | None = None
+    ) -> None:
+        self.rows, self.temperature, self.generator = rows, temperature, generator
+        self.tokens, self.log_probs = rows.room()
         self.longest = self.tokens.shape[1]
         self.at = torch.arange(self.longest, device=self.tokens.device)
         self.done, self.steps = rows.before, 0
@@ -174,20 +169,19 @@ def draft_and_verify(
     check_whole("window", window)
     if temperature is not None:
         check_temperature(temperature)
-    g = Guesses(begin(model, x, lengths, new, end_id))
+    g = Guesses(begin(model, x, lengths, new, end_id), temperature, generator)
     _check_draft(model, draft, g.longest - 1)
-    stands, reach, V = isinstance(draft, DualStreamSAR), g.longest, model.config.target_vocab
+    stands, reach = isinstance(draft, DualStreamSAR), g.longest
     while (first := g.first) < g.longest:
         if g.steps == 0 or not stands:
             own = torch.minimum(g.done, g.rows.stop)  # of a row that has ended, its end
             seen = g.tokens.masked_fill(past_end(own, g.longest), PAD)[:, : int(own.max())]
-            if isinstance(draft, ShiftedLM | DualStreamSAR):
-                logits = (
-                    draft.ahead(seen, own) if isinstance(draft, ShiftedLM) else draft(x, lengths)
-                )
-                guess, q = _choose(logits, temperature, generator)
+            if isinstance(draft, ShiftedLM):
+                guess, q = _choose(g, draft.ahead(seen, own))
+            elif isinstance(draft, DualStreamSAR):
+                guess, q = _choose(g, draft(x, lengths))
             else:
-                guess, q = _checked(draft(seen, own), (len(x), V), temperature)
+                guess, q = _checked(g, draft(seen, own))
             g.steps += 1
             if not stands:  # behind the last guess comes one token more: its past is checked too
                 open_ = g.done.masked_fill(g.done == g.longest, 0)
@@ -195,84 +189,70 @@ def draft_and_verify(
             q = g.place(guess, q)
         last = min(first + window, reach)
         logits = g.score(first, last)
-        holds, chosen = _judge(g, first, logits, q, temperature, generator)
+        holds, chosen = _judge(g, first, logits, q)
         g.fix(first, chosen, log_softmax(logits).gather(2, chosen[..., None])[..., 0], holds)
     return g.rows.cut(g.tokens, g.log_probs, g.steps)
 
 
-def _check_draft(model: Autoregressive, draft: object, longest: int) -> None:
+def _check_draft(model: Autoregressive, draft: Any, longest: int) -> None:
     """Raise Refusal unless ``draft`` can guess for ``model``, behind ``longest`` tokens at most."""
-    if not isinstance(draft, DualStreamSAR | ShiftedLM):
-        if isinstance(draft, Model) or not callable(draft):
-            expected = "a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths)"
-            raise WrongType(f"draft: expected {expected}, got {type(draft).__name__}")
+    if not isinstance(draft, Model) and callable(draft):
         return
-    sides, most = ["target_vocab"], draft.config.max_length
+    what = "a DualStreamSAR, a ShiftedLM or a function of (tokens, lengths)"
+    check_type(draft, DualStreamSAR | ShiftedLM, "draft", what)
+    sides, most = ["source_vocab", "target_vocab"], draft.config.max_length
     if isinstance(draft, ShiftedLM):
         expect(most >= longest, "draft", f"a max_length of {longest} or more", most)
-    if isinstance(draft, DualStreamSAR):
-        if not isinstance(model, EncoderDecoderAR):
-            no_source = f"but {type(model).__name__} has no source"
-            raise WrongType(f"draft: a DualStreamSAR guesses y given x, {no_source}")
-        sides = ["source_vocab", "target_vocab"]
+        sides = ["target_vocab"]
+    else:
+        what = "an EncoderDecoderAR, since the draft is a DualStreamSAR, which has to read x"
+        check_type(model, EncoderDecoderAR, what=what)
     for side in sides:
         one, other = (getattr(m.config, side) for m in (model, draft))
         expect(one == other, "draft", f"{side} {one} as in model", other)
 
 
-def _choose(
-    logits: Tensor, temperature: float | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor | None]:
+def _choose(g: Guesses, logits: Tensor) -> tuple[Tensor, Tensor | None]:
     """The most probable tokens (B, k); or draws, and what each was drawn from, (B, k, V)."""
-    if temperature is None:
+    if g.temperature is None:
         return logits.argmax(-1), None
-    q = (logits / temperature).softmax(-1)
-    drawn = torch.multinomial(q.flatten(0, 1), 1, generator=generator)
+    q = (logits / g.temperature).softmax(-1)
+    drawn = torch.multinomial(q.flatten(0, 1), 1, generator=g.generator)
     return drawn.view(q.shape[:2]), q
 
 
-def _checked(
-    answer: Any, size: tuple[int, int], temperature: float | None
-) -> tuple[Tensor, Tensor | None]:
+def _checked(g: Guesses, answer: Any) -> tuple[Tensor, Tensor | None]:
     """A function's guesses, (B, k), and what each was drawn from, (B, k, V), None if greedy."""
-    (B, V), pair = size, isinstance(answer, tuple) and len(answer) == 2
-    guess, q = answer if pair else (answer, None)
+    B, V = len(g.tokens), g.rows.model.config.target_vocab
+    guess, q = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     check_tokens(guess, "draft")
     expect(len(guess) == B, "draft", f"guesses for {B} rows", len(guess))
     check_range(guess, V, "draft")
     guess = guess.long()
-    if temperature is None:
+    if g.temperature is None:
         return guess, None
     if q is None:
         return guess, F.one_hot(guess, V).float()  # drawn, but without a choice
-    if not isinstance(q, Tensor) or q.shape != (*guess.shape, V):
-        got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
-        raise Refusal(f"draft: expected probabilities of shape {(*guess.shape, V)}, got {got}")
+    shape, got = (*guess.shape, V), tuple(q.shape) if isinstance(q, Tensor) else q
+    expect(got == shape, "draft", f"probabilities of shape {shape}", got)
     sums = q.is_floating_point() and (q >= 0).all() and ((q.sum(-1) - 1).abs() < 1e-3).all()
     expect(sums, "draft", "probabilities that sum to 1", q)
     return guess, q
 
 
-def _judge(
-    g: Guesses,
-    first: int,
-    logits: Tensor,
-    q: Tensor | None,
-    temperature: float | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+def _judge(g: Guesses, first: int, logits: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
     """How many guesses from ``first`` on hold in each row before the first that does not, (B,); and
     all of them, the first that does not replaced by what the model says there, (B, n)."""
     n = logits.shape[1]
     at, guess = g.at[first : first + n], g.tokens[:, first : first + n]
     fixed = at < g.done[:, None]
-    if q is None or temperature is None:  # both are, or neither
+    if q is None or g.temperature is None:  # both are, or neither
         other = logits.argmax(-1)  # (B, n)
         holds = (fixed | (guess == other)).cumprod(1).sum(1)
     else:
-        keep, rest = acceptance((logits / temperature).softmax(-1), q[:, first : first + n])
-        kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=generator)
+        keep, rest = acceptance((logits / g.temperature).softmax(-1), q[:, first : first + n])
+        kept = torch.bernoulli(keep.gather(2, guess[..., None])[..., 0], generator=g.generator)
         holds = (fixed | kept.bool()).cumprod(1).sum(1)
         rest = rest[torch.arange(len(rest), device=rest.device), holds.clamp(max=n - 1)]  # (B, V)
-        other = torch.multinomial(rest, 1, generator=generator)
+        other = torch.multinomial(rest, 1, generator=g.generator)
     return holds, torch.where(at == first + holds[:, None], other, guess)

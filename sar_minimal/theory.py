@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Refusal, check_type, check_whole, expect
+from .checks import check_type, check_whole
+from .errors import Refusal, expect
 
 
 def entropy(p: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import AdamW, Optimizer
 
 from .blocks import Model
-from .checks import check_type, check_whole, expect
+from .checks import check_type, check_whole
 from .data import Batch, Split, batch_plan, batches
+from .errors import expect
 from .kinds import loss_of
 from .shift import IGNORE
 
@@ -95,7 +97,7 @@ def training_steps(
     model: Model,
     data: Iterable[Any],
     recipe: Recipe,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | None = None,
     first: int = 0,
     loss: Loss = loss_of,
 ) -> Iterator[tuple[Tensor, Batch]]:
@@ -114,20 +116,16 @@ def training_steps(
         yield value.detach(), batch
 
 
-def new_optimizer(model: Model, recipe: Recipe | None = None) -> torch.optim.AdamW:
+def new_optimizer(model: Model, recipe: Recipe | None = None) -> AdamW:
     """AdamW (Loshchilov 2019), in one kernel where there is one. recipe: None is ``Recipe()``."""
     recipe, betas = recipe or Recipe(), (0.9, 0.98)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    weights, decay = model.parameters(), recipe.decay
-    return torch.optim.AdamW(weights, recipe.rate, betas, weight_decay=decay, fused=fused)
+    weights = model.parameters()
+    return AdamW(weights, recipe.rate, betas, weight_decay=recipe.decay, fused=fused)
 
 
 def loss_and_gradients(
-    model: Model,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    mixed: bool = False,
-    loss: Loss = loss_of,
+    model: Model, batch: Batch, optimizer: Optimizer, mixed: bool = False, loss: Loss = loss_of
 ) -> Tensor:
     """The loss of one batch, its gradients left in the model.
 
@@ -150,7 +148,11 @@ def endless(split: Split, recipe: Recipe, step: int = 0) -> Iterator[Batch]:
     Raises Refusal, as the first is asked for, if there is no pair."""
     expect(len(split), "split", "at least one pair", len(split))
     if step < recipe.short:
-        yield from islice(_passes(shortest(split), recipe, step), recipe.short - step)
+        by_length = sorted(range(len(split)), key=lambda i: len(split.x[i]))
+        shortest = split.take(
+            sorted(by_length[: max(1, len(split) // 3)])
+        )  # in order, at least one
+        yield from islice(_passes(shortest, recipe, step), recipe.short - step)
     yield from _passes(split, recipe, max(0, step - recipe.short))
 
 
@@ -163,13 +165,6 @@ def _passes(split: Split, recipe: Recipe, step: int) -> Iterator[Batch]:
     while True:
         yield from batches(split, recipe.tokens, (recipe.seed, epoch), skip=step)
         epoch, step = epoch + 1, 0
-
-
-def shortest(split: Split) -> Split:
-    """The third of the pairs with the shortest x, at least one, in the order of ``split``."""
-    by_length = sorted(range(len(split)), key=lambda i: len(split.x[i]))
-    kept = sorted(by_length[: max(1, len(split) // 3)])
-    return split.take(kept)
 
 
 @torch.inference_mode()

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from .algorithm1 import DualStreamSAR, check_as_long
 from .blocks import Config, Model, decoder
-from .checks import Lengths, check_type, check_whole, expect
+from .checks import Lengths, check_type, check_whole
 from .data import Batch, Decoded
+from .errors import expect
 from .losses import reduced
 from .shift import IGNORE, PAD, neighbours, past_end
 
@@ -60,11 +61,7 @@ class TransitionSAR(Model):
         return self.streams(x, lengths, trusted=trusted)
 
     def chain(
-        self,
-        x: Tensor,
-        lengths: Lengths = None,
-        k: int | None = None,
-        y: Tensor | None = None,
+        self, x: Tensor, lengths: Lengths = None, k: int | None = None, y: Tensor | None = None
     ) -> "Chain":
         """The distribution of y given x (B, T), over ``k`` candidates (None: the model's).
 

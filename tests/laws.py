@@ -44,7 +44,7 @@ from sar_minimal.lab.stored import DamagedCheckpoint, load
 from sar_minimal.lengths import collapse, ctc_pass, length_pass
 from sar_minimal.losses import ar_loss, sar_loss, slm_loss
 from sar_minimal.masked import hide, mask_predict
-from sar_minimal.shift import IGNORE, PAD, START, ignore_padding, shift_right, shifted_targets
+from sar_minimal.shift import IGNORE, PAD, START, past_end, shift_right, shifted_targets
 from sar_minimal.shifted import look_ahead
 from sar_minimal.speculation import acceptance, draft_and_verify, jacobi
 from sar_minimal.tasks import files, load_task
@@ -102,6 +102,11 @@ def equal_lengths(task):
 
 def tokens(B: int, T: int, V: int = 11, seed: int = 0):
     return torch.randint(4, V, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def ignore_padding(tokens, lengths):
+    """A padded batch (B, T) as targets: IGNORE from position ``lengths[b]`` on."""
+    return tokens.masked_fill(past_end(lengths, tokens.shape[1]), IGNORE)
 
 
 def same(got, expected, what: str, atol: float = 1e-5):

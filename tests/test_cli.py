@@ -368,7 +368,9 @@ def test_decode_nothing(call, runs):
 
 def test_decode_too_long(call, runs):
     code, out, err = call("decode", runs / "copy", stdin="1 " * 513 + "\n1 2\n")
-    assert code == 1 and re.search("line 1: x: the model's max_length is 512, got 513 tokens", err)
+    assert code == 1 and re.search(
+        "line 1: x: expected at most max_length = 512 tokens, got 513", err
+    )
     assert len(out.split("\n")) == 3 and out.split("\n")[1]
 
 

@@ -145,7 +145,7 @@ def test_the_demo_does_not_train_over_a_model(saved, monkeypatch):
         (["numerals", "ctc", "--upsample", 1], "upsample"),
         (["copy", "ar", "--tokens", 3], "more than the budget of 3 tokens a batch"),
         (["copy", "ar", "--tokens", 6, "--short", 4], "more than the budget of 6 tokens a batch"),
-        (["copy", "ar", "--max-length", 8], "max_length is 8, got "),
+        (["copy", "ar", "--max-length", 8], "max_length = 8 tokens, got "),
         (["copy", "ar", "--seed", "1e20"], "invalid int value: '1e20'"),
         (["copy", "ar", "--seed", 10**20], "less than 2 ** 63"),
         (["copy", "ar", "--max-length", 10**20], "less than 2 ** 63"),
@@ -709,7 +709,7 @@ def test_a_long_line_does_not_end_the_demo(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     demo.prompt(task, demo.neural_decoders(**models), "cpu")
     out = capsys.readouterr().out
-    assert "max_length is 16, got 600 tokens" in out and "SAR, one pass" in out
+    assert "max_length = 16 tokens, got 600" in out and "SAR, one pass" in out
 
 
 # ---------------------------------------------------------------- consoles (F7), closed streams, signals (A19)

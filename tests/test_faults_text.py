@@ -20,7 +20,7 @@ from sar_minimal.counting.kneser_ney import KneserNey
 from sar_minimal.counting.lexicon import Lexicon
 from sar_minimal.counting.ngram import NGram
 from sar_minimal.counting.word_ngram import WordNGram
-from sar_minimal.data import SPECIALS, Card, Split, UnknownToken, Vocab
+from sar_minimal.data import SPECIALS, Split, UnknownToken, Vocab
 from sar_minimal.errors import Refusal, WrongType
 from sar_minimal.kinds import make_model
 from sar_minimal.lab import cli
@@ -28,6 +28,7 @@ from sar_minimal.lab.converter import Converter
 from sar_minimal.tasks import files, load_task
 from sar_minimal.tasks.passages import account, clean, evenly_cut, passages, told
 from sar_minimal.tasks.pinyin import parse_pinyin, read_as, read_syllables
+from sar_minimal.tasks.splits import Card
 from sar_minimal.tasks.syllables import column, letters, mandarin, syllable
 from sar_minimal.tasks.words import word_model
 

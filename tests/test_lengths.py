@@ -42,7 +42,9 @@ def test_uniform_copy_is_its_formula():
     for row, (s, t) in enumerate(pairs):
         expected = [int(x[row, math.floor(i * s / t)]) for i in range(t)]
         assert got[row].tolist() == expected + [PAD] * (14 - t), f"S = {s}, T = {t}"
-    assert torch.equal(uniform_copy(x, None, torch.full((len(pairs),), 6)), x)
+    assert torch.equal(
+        uniform_copy(x, torch.full((len(pairs),), 6), torch.full((len(pairs),), 6)), x
+    )
 
 
 @pytest.mark.parametrize("name", ("sar-full-2-vocabulary", "length", "ctc"))

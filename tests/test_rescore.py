@@ -84,7 +84,7 @@ def test_refuses(model, ngram):
         (lambda: rescore(model, x, ngram, weight=0), ValueError, "weight: expected > 0 and finite, got 0"),
         (lambda: rescore(model, x, ngram, weight=math.nan), ValueError, "weight: expected > 0"),
         (lambda: rescore(model, x, small), ValueError, "ngram: expected a vocabulary of 9 as in model, got 5"),
-        (lambda: rescore(DecoderLM(Config(V, width=8, heads=1)), x, ngram), TypeError, "model: one_pass needs"),
+        (lambda: rescore(DecoderLM(Config(V, width=8, heads=1)), x, ngram), TypeError, "model: expected a model of y given x alone"),
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             call()

@@ -96,7 +96,7 @@ def test_a_batch_is_padded():
     assert b.to("meta").y.device.type == "meta"
     with pytest.raises(ValueError, match="at least one pair"):
         make_batch([], [])
-    with pytest.raises(ValueError, match="as many x as y, got 1 and 0"):
+    with pytest.raises(ValueError, match="y: expected 1 of them, as of x, got 0"):
         make_batch([[4]], [])
     with pytest.raises(ValueError, match=r"y\[1\]: expected at least one token"):
         make_batch([[4], [4]], [[4], []])
@@ -626,10 +626,10 @@ def test_accuracy():
     assert accuracy([[]], [[5]]) == (0.0, 0.0)
     assert accuracy([[UNKNOWN, 5]], [[UNKNOWN, 5]]) == (1 / 2, 0.0)  # to say "unknown" is not right
     assert accuracy([[6, 5]], [[5, 6]]) == (0.0, 0.0)
-    with pytest.raises(ValueError, match="one prediction per target, got 1 for 2"):
+    with pytest.raises(ValueError, match="one prediction per target, 2, got 1"):
         accuracy([[5]], [[5], [6]])
     for nothing in ([], [[]]):
-        with pytest.raises(ValueError, match="at least one target token"):
+        with pytest.raises(ValueError, match="target: expected at least one token"):
             accuracy(nothing, nothing)
 
 

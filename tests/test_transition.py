@@ -8,7 +8,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from laws import LENGTHS, build, chain_by_definition, every_sequence, run, same, tokens
+from laws import (
+    LENGTHS,
+    build,
+    chain_by_definition,
+    every_sequence,
+    ignore_padding,
+    run,
+    same,
+    tokens,
+)
 
 from sar_minimal.algorithm1 import one_pass
 from sar_minimal.bounds import bounds_of
@@ -17,7 +26,7 @@ from sar_minimal.kinds import loss_of
 from sar_minimal.lab.bench_theory import above_bound
 from sar_minimal.lab.stored import load, save
 from sar_minimal.languages import HomophoneLanguage
-from sar_minimal.shift import IGNORE, PAD, ignore_padding
+from sar_minimal.shift import IGNORE, PAD
 from sar_minimal.transition import transition_loss, transition_pass
 
 V, T = 4, 4

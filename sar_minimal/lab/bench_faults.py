@@ -72,7 +72,6 @@ def public() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         (shift.shift_right, {"tokens": x, "start_id": 1}),
         (shift.shifted_targets, {"tokens": x, "k": 1}),
-        (shift.ignore_padding, {"tokens": x, "lengths": two}),
         (losses.ar_loss, {"logits": logits, "tokens": x, "reduction": "mean"}),
         (losses.sar_loss, {"logits": logits, "tokens": x, "reduction": "none"}),
         (losses.slm_loss, {"logits": logits, "tokens": x, "shifts": torch.tensor([1, 2])}),
@@ -88,7 +87,6 @@ def public() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         (lengths.length_pass, rows | {"model": m["length"], "new": None, "beam": 2}),
         (lengths.ctc_pass, rows | {"model": m["ctc"]}),
         (lengths.collapse, {"way": x, "blank_id": 9, "lengths": two}),
-        (lengths.uniform_copy, rows | {"T": two}),
         (transition.transition_pass, rows | {"model": m["transition"], "k": 3}),
         (influence.influence, {"model": m["sar"], "inputs": (x[:1],), "side": "source", "tokens": x[:1]}),
         (theory.every, {"symbols": 3, "length": 2}),

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ..data import Card
 from ..errors import MissingPackage
 from ..tasks import MAKERS, load_task
 from ..tasks.files import write_atomically
+from ..tasks.splits import Card
 from .tables import as_markdown
 
 FOLDER = Path(__file__).parents[2] / "data"

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from ..autoregressive import Autoregressive, DecoderLM
-from ..checks import Refusal, expect
 from ..data import SPECIALS, UnknownToken
 from ..decoding import beam
+from ..errors import Refusal, expect
 from ..kinds import kind_of
 from ..lengths import LengthSAR
 from ..shift import END, START

@@ -11,9 +11,9 @@ import sysconfig
 from pathlib import Path
 
 from ..checks import check_whole
-from ..data import Card, Split, Vocab
+from ..data import Split, Vocab
 from .files import stable_hash
-from .splits import Made, tenth
+from .splits import Card, Made, tenth
 
 SPACE = "␣"  # a vocabulary has no white space in it
 CHARACTERS = SPACE + "".join(c for c in map(chr, range(33, 127)) if not c.isupper())

@@ -9,12 +9,12 @@ from typing import TypeVar
 import torch
 
 from ..checks import check_whole
-from ..data import SPECIALS, Card, Split, Task, Vocab
+from ..data import SPECIALS, Split, Task, Vocab
 from ..errors import Refusal, expect
 from ..languages import CoherenceLanguage, HomophoneLanguage
 from ..shift import END
 from .files import package_folder, stable_hash, versions
-from .splits import Made, Sizes, check_tokens
+from .splits import Card, Made, Sizes, check_tokens
 
 # Sizes beyond these are slips: the task would not be made today, or not fit into memory.
 MOST_SYMBOLS, MOST_LENGTH, MOST_HANZI = 100_000, 512, 4096

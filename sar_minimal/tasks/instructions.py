@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import product, starmap
 
 from ..checks import check_whole
-from ..data import Card, Split, Vocab
+from ..data import Split, Vocab
 from ..errors import expect
-from .splits import Made, Sizes, check_tokens, tenth
+from .splits import Card, Made, Sizes, check_tokens, tenth
 
 LETTERS = "abcdefgh"
 ORDERS: dict[str, tuple[str, Callable[[str], str]]] = {

@@ -14,8 +14,8 @@ from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data import Card
 from ..errors import Refusal
+from .splits import Card
 from .syllables import column, seen, shown
 from .words import LONGEST, SHORTEST, word_model
 

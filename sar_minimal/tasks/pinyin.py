@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import SPECIALS, Card, Split, UnknownToken, Vocab
+from ..data import SPECIALS, Split, UnknownToken, Vocab
 from ..errors import Refusal
 from ..shift import UNKNOWN
 from . import words
 from .files import cached, package_folder, versions
 from .passages import account, passages, read_lines
-from .splits import SPLITS, Made, Maker, by_blocks, ranked
+from .splits import SPLITS, Card, Made, Maker, by_blocks, ranked
 from .syllables import letters, marks, pieces, segmented, shown, syllable
 from .words import HANZI, LONGEST, SHORTEST, readings_of, share_inside
 

@@ -1,11 +1,12 @@
 """Train, validation and test: which pair goes where, the same each time, and what is in each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..data import Card, Split, Vocab
+from ..data import Split, Vocab
 from ..errors import expect
 from ..shift import UNKNOWN
 from .files import stable_hash
@@ -13,6 +14,23 @@ from .files import stable_hash
 SPLITS = ("train", "validation", "test")
 MOST_PAIRS, MOST_TOKENS = 10_000_000, 50_000_000  # they are all made at once, in memory
 Sizes = tuple[int, int, int]  # how many pairs each of them has
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one should know about a task's data before trusting a number measured on it.
+
+    counts: measured: for each split a dict of pairs, tokens (of y) and types; facts beside them.
+    """
+
+    name: str
+    source: str
+    licence: str
+    counts: dict[str, Any]
+    split: str
+    flaws: tuple[str, ...]
+
+
 # Vocabularies of x and y, three splits, and a card that has yet to count them (``measure``).
 Made = tuple[Vocab, Vocab, Sequence[Split], Card]
 Maker = Callable[..., Made]  # takes the task's options

@@ -12,10 +12,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..checks import check_whole
-from ..data import Card, Split, Vocab
+from ..data import Split, Vocab
 from ..errors import Refusal, expect
 from .files import cached, package_folder, versions
-from .splits import Made, Sizes
+from .splits import Card, Made, Sizes
 
 SHORTEST, LONGEST = 4, 32  # hanzi in a pair
 HANZI = re.compile(r"[\u4e00-\u9fff]+")

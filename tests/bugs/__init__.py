@@ -538,7 +538,7 @@ BUGS = [
     Bug(
         "stretched to the longest",
         "x is stretched to the batch's longest T, and cut: its batch-mates decide what a row reads.",
-        lengths._stretched,
+        lengths.uniform_copy,
         {"// T[:, None])": "// T.max())"},
         ((laws.unequal_lengths_change_nothing, "length"),),
     ),
