@@ -190,9 +190,9 @@ def parse(argv: list[str]) -> dict[str, Any]:
     given, rest = main.parse_known_args(argv)  # an option may stand before the sentence or ids
     arguments = vars(given)
     words: Any = arguments.get("text", arguments.get("ids"))
-    if rest and (words is None or any(word.startswith("-") for word in rest)):
-        main.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
+        if words is None or any(word.startswith("-") for word in rest):
+            main.error(f"unrecognized arguments: {' '.join(rest)}")
         words.extend(rest)
     return arguments
 

@@ -63,15 +63,15 @@ def compare(
         """network: steps, parameters and seconds, of a network alone."""
         characters, sentences = accuracy(texts, task.test.y)
         row = {"decoder": name, "characters": characters, "sentences": sentences}
-        row |= {"ms": milliseconds(times), "steps": None, "parameters": None, "seconds": None}
-        rows.append(row | network)
+        rows.append(row | {"ms": milliseconds(times)} | network)
 
     searches: dict[str, NGram | Lexicon] = {
         f"{name} of the training text": NGram(task.train, order, len(task.target))
         for order, name in enumerate(NGRAMS, 1)
     }
     lexicon = Lexicon.from_model(word_model(), task.source, task.target)
-    for name, search in (searches | {"word lattice of jieba's dictionary": lexicon}).items():
+    searches["word lattice of jieba's dictionary"] = lexicon
+    for name, search in searches.items():
         texts = search.decode(task.test.x)
         add(name, texts, [seconds(partial(search.decode, [x])) for x in few])
     for name, decode in neural_decoders(sar, ar).items():

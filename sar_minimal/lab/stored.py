@@ -1,4 +1,4 @@
-"""Models on disk: weights and configuration, with checksums, so that what was damaged is not loaded.
+"""Models on disk: weights and configuration, with checksums, so that damage is noticed.
 
 ``model.safetensors`` holds checksums of the weights, the configuration and, of a run, the task.
 Folders from before 2026-11-27 have none.
