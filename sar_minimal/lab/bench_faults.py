@@ -182,7 +182,7 @@ def rows_alone(rounds: int, rng: random.Random) -> Row:
 
 
 def damaged_files(rounds: int, rng: random.Random) -> Row:
-    """A bit of a file of a run flipped, or its end cut off: is it noticed, or the model the same?"""
+    """A bit of a run's file flipped, or its end cut off: is it noticed, or the model the same?"""
     found = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
@@ -220,8 +220,8 @@ def _small_run(out: Path, steps: int = 40, checkpoint: int = 4, resume: bool = F
 
 
 def killed_runs(rounds: int, rng: random.Random, full: bool = False) -> Row:
-    """Runs killed at a random moment, or (``full``) on a disk that takes no more at a random size, and
-    then resumed: are the weights those of a run that was left alone?"""
+    """Runs killed at a random moment, or (``full``) on a disk that takes no more at a random size,
+    and then resumed: are the weights those of a run that was left alone?"""
     found, fork = Counter[str](), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
@@ -251,11 +251,11 @@ def _in_child(out: Path, limit: int | None) -> None:
     _small_run(out)
 
 
-def bench_faults(small: bool = False, seed: int = 0) -> Iterator[Row]:
-    """All of it: minutes; ``small``: seconds. One row each, with how many were tried."""
-    rng = random.Random(seed)
-    yield wrong_arguments(400 if small else 0, rng)
-    yield rows_alone(20 if small else 2000, rng)
-    yield damaged_files(60 if small else 1000, rng)
-    yield killed_runs(3 if small else 100, rng)
-    yield killed_runs(3 if small else 40, rng, full=True)
+def bench_faults() -> Iterator[Row]:
+    """All of it, in minutes. One row each, with how many were tried."""
+    rng = random.Random(0)
+    yield wrong_arguments(0, rng)
+    yield rows_alone(2000, rng)
+    yield damaged_files(1000, rng)
+    yield killed_runs(100, rng)
+    yield killed_runs(40, rng, full=True)
