@@ -7,7 +7,7 @@ process, and the figure is the median of the ratios of neighbouring turns.
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +45,7 @@ def in_turns(
     return times
 
 
-def milliseconds(times: list[float]) -> float:
+def milliseconds(times: Sequence[float]) -> float:
     """The median, in thousandths."""
     return 1e3 * statistics.median(times)
 
