@@ -243,7 +243,7 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
         (
             "numerals",
             {"digits": 9},
-            "digits: expected at most 8, got 9",
+            "digits: expected a whole number <= 8, got 9",
         ),
         (
             "numerals",

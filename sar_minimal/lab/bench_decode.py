@@ -6,8 +6,9 @@ over turns (``timing.py``). Why parallel decoding stops paying: ``bench_step.py`
 """
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,8 +91,8 @@ EXACT = ("jacobi", DRAFT)  # have the tokens of greedy
 
 # ------------------------------------------------------------- texts and models
 def documents(split: Split, lengths: list[int]) -> Split:
-    """One document of each length: sentences of ``split`` in their order, joined, the last one cut.
-    Each begins with a sentence, none is in two documents. Raises ValueError if there are too few."""
+    """One document of each length: sentences of ``split`` in order, joined, the last one cut. Each
+    begins with a sentence, none is in two documents. Raises ValueError if there are too few."""
     pairs, xs, ys = zip(split.x, split.y, strict=True), [], []
     for n in lengths:
         x: list[int] = []
@@ -151,12 +152,10 @@ def positions_read(models: Models) -> Iterator[list[int]]:
 
     layers = (models.ar.layers, models.sar, models.masked)
     firsts = [next(m for m in some.modules() if isinstance(m, Block)) for some in layers]
-    hooks = [first.register_forward_pre_hook(count) for first in firsts]
-    try:
+    with ExitStack() as hooks:
+        for first in firsts:
+            hooks.enter_context(first.register_forward_pre_hook(count))
         yield read
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def cell(models: Models, test: Split, B: int, grid: Grid, last: dict[str, tuple]) -> list[Row]:
@@ -259,12 +258,11 @@ def goals(rows: list[Row], peers: list[Row]) -> list[Row]:
 
 def pays_until(rows: list[Row]) -> list[Row]:
     """The largest B at which a decoder beats greedy, for each length and number of threads."""
-    faster: dict[tuple, dict[int, float]] = {}
+    faster: dict[tuple, dict[int, float]] = defaultdict(dict)
     lines: dict[tuple, Row] = {}
     for row in rows:
         if row["decoder"] not in ("greedy", "beam 4") and row.get(FASTER):
-            key = row["threads"], row["decoder"], row["T"]
-            faster.setdefault(key, {})[row["B"]] = row[FASTER]
+            faster[row["threads"], row["decoder"], row["T"]][row["B"]] = row[FASTER]
     for (threads, decoder, T), at in faster.items():
         line = lines.setdefault((threads, decoder), {"decoder": decoder, "threads": threads})
         paying = [B for B, times in at.items() if times > 1]
@@ -280,12 +278,12 @@ def bench_decode(
     png_path: Path | None = None,
     compiled: bool = False,
 ) -> Measured:
-    """Measure, print tables; write them to ``json_path``, part by part, draw ``png_path``, if given.
+    """Measure, print the tables, which are returned by name; write and draw them where asked.
 
     On ``choose_device``'s device. With a GPU only the decoders are compared there: the other tables
     are about the CPU (SAR_DEVICE=cpu). compiled: also what torch.compile and CUDA graphs do, which
-    takes a minute or more to compile. Returns the tables by name. Raises MissingPackage before
-    anything is measured if a figure is asked for and matplotlib is not installed.
+    takes a minute or more to compile. Raises MissingPackage before anything is measured if a figure
+    is asked for and matplotlib is not installed.
     """
     grid, (device, _) = grid or Grid(), choose_device()
     if png_path is not None:

@@ -49,19 +49,21 @@ from ..tasks import load_task
 from ..training import Recipe, fit
 from .runs import load_run, train
 from .tables import Row
+from .timing import seconds
 
 LONGEST = 10  # seconds; what takes longer hangs
 WRONG: tuple[Any, ...] = (
-    None, True, -1, 0, 7, 2**40, 10**30, 1.5, -0.5, math.nan, math.inf, "", "x", b"x", (), [], [[]], [[4.7]], {},
-    [None], object(), len, torch.zeros(0), torch.zeros(0, 5).long(), torch.ones(2, 5), torch.full((2, 5), 99),
-    torch.full((2, 5), -1), torch.full((2, 5), -100), torch.full((2, 5), math.nan), torch.ones(2, 5) > 0,
-    torch.ones(3, 5).long(), torch.ones(2, 3).long(), torch.ones(2, 5, 2).long(), torch.tensor([5, 6]),
-    torch.tensor([0, 5]), torch.tensor([5.0, 3.0]), torch.tensor(3), torch.ones(2, 5) * 1j, np.ones((2, 5)), np.int64(3),
+    None, True, -1, 0, 7, 2**40, 10**30, 1.5, -0.5, math.nan, math.inf, "", "x", b"x", (), [], [[]],
+    [[4.7]], {}, [None], object(), len, torch.zeros(0), torch.zeros(0, 5).long(), torch.ones(2, 5),
+    torch.full((2, 5), 99), torch.full((2, 5), -1), torch.full((2, 5), -100),
+    torch.full((2, 5), math.nan), torch.ones(2, 5) > 0, torch.ones(3, 5).long(),
+    torch.ones(2, 3).long(), torch.ones(2, 5, 2).long(), torch.tensor([5, 6]), torch.tensor([0, 5]),
+    torch.tensor([5.0, 3.0]), torch.tensor(3), torch.ones(2, 5) * 1j, np.ones((2, 5)), np.int64(3),
 )  # fmt: skip
 
 
-def public() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
-    """Public functions by name, each with arguments that are right."""
+def public() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
+    """Public functions, each with arguments that are right."""
     task = load_task("copy", symbols=8, sizes=(40, 4, 4), min_length=5, max_length=5)
     size = {"width": 16, "heads": 2, "layers": 1, "max_length": 32}
     m = {kind: make_model(kind, task, **size) for kind in KINDS}
@@ -69,7 +71,7 @@ def public() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     rows = {"x": x, "lengths": two}
     step = rows | {"model": m["ar"], "new": 3, "end_id": 7}
     p = torch.full((2, 2), 0.25)
-    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    return [
         (shift.shift_right, {"tokens": x, "start_id": 1}),
         (shift.shifted_targets, {"tokens": x, "k": 1}),
         (losses.ar_loss, {"logits": logits, "tokens": x, "reduction": "mean"}),
@@ -110,24 +112,14 @@ def public() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         (KneserNey, {"ys": [[4, 5, 6]], "order": 2, "vocabulary": 9}),
         (NGram, {"split": task.train, "order": 2, "vocabulary": 12}),
     ]  # fmt: skip
-    return {
-        f"{n} {getattr(call, '__qualname__', call)}": (call, right)
-        for n, (call, right) in enumerate(calls)
-    }
 
 
 def wrong_arguments(rounds: int, rng: random.Random) -> Row:
     """``rounds`` of the calls with one wrong argument (0: all of them)."""
-    every = [
-        (name, key, w)
-        for name, (_, right) in public().items()
-        for key in right
-        for w in range(len(WRONG))
-    ]
-    found, calls = Counter[str](), public()
-    for name, key, which in rng.sample(every, rounds or len(every)):
-        call, right = calls[name]
-        found[_outcome(partial(call, **right | {key: WRONG[which]}))] += 1
+    calls, found = public(), Counter[str]()
+    every = [(call, right, key, w) for call, right in calls for key in right for w in WRONG]
+    for call, right, key, wrong in rng.sample(every, rounds or len(every)):
+        found[_outcome(partial(call, **right | {key: wrong}))] += 1
     kinds = ("refused", "accepted", "NaN", "obscure", "hangs")
     return {"faults": "one argument wrong", "tried": found.total()} | {k: found[k] for k in kinds}
 
@@ -139,16 +131,9 @@ def _outcome(call: Callable[[], Any]) -> str:
     try:
         made = call()
         made = next(made) if inspect.isgenerator(made) else made
-        parts = (
-            [v for v in (made, *vars(made).values()) if isinstance(v, torch.Tensor)]
-            if made is not None and hasattr(made, "__dict__")
-            else [made]
-        )
-        return (
-            "NaN"
-            if any(isinstance(v, torch.Tensor) and v.isnan().any() for v in parts)
-            else "accepted"
-        )
+        values = (made, *getattr(made, "__dict__", {}).values())
+        nan = any(isinstance(v, torch.Tensor) and v.isnan().any() for v in values)
+        return "NaN" if nan else "accepted"
     except TimeoutError:
         return "hangs"
     except (Refusal, MissingPackage):
@@ -186,11 +171,8 @@ def rows_alone(rounds: int, rng: random.Random) -> Row:
             speculation.draft_and_verify(lm, x, draft, n, window=window, **options),
         )
         for b in range(B):
-            alone = (
-                decoding.greedy(lm, x[b : b + 1, : own[b]], new=new[b], end_id=end)
-                .tokens[0]
-                .tolist()
-            )
+            row = x[b : b + 1, : own[b]]
+            alone = decoding.greedy(lm, row, new=new[b], end_id=end).tokens[0].tolist()
             for decoded in made:
                 tried += 1
                 wrong += decoded.tokens[b, : decoded.lengths[b]].tolist() != alone
@@ -198,17 +180,14 @@ def rows_alone(rounds: int, rng: random.Random) -> Row:
 
 
 def damaged_files(rounds: int, rng: random.Random) -> Row:
-    """A bit of a file of a run flipped, or its end cut off: is it noticed, or the model the same?"""
+    """A bit of a run's file flipped, or its end cut off: is it noticed, or the model the same?"""
     found = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "run"
-        model, before = _small_run(out, 3), {}
-        for path in sorted(out.iterdir()):
-            before[path] = path.read_bytes()
+        model, names = _small_run(out, 3), ("config.json", "model.safetensors", "task.json")
+        before = {out / name: (out / name).read_bytes() for name in names}
         for _ in range(rounds):
-            path = rng.choice(
-                [p for p in before if p.name in ("model.safetensors", "config.json", "task.json")]
-            )
+            path = rng.choice(list(before))
             raw = bytearray(before[path])
             if rng.random() < 0.3:
                 raw = raw[: rng.randrange(len(raw))]
@@ -217,17 +196,10 @@ def damaged_files(rounds: int, rng: random.Random) -> Row:
             path.write_bytes(raw)
             try:
                 loaded, source, target, about = load_run(out)
-                same = all(
-                    torch.equal(a, b)
-                    for a, b in zip(
-                        model.state_dict().values(), loaded.state_dict().values(), strict=True
-                    )
-                )
-                found[
-                    "harmless"
-                    if same and about["name"] == "copy" and len(target) == len(source)
-                    else "silently wrong"
-                ] += 1
+                ours, theirs = model.state_dict(), loaded.state_dict()
+                same = all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+                same = same and about["name"] == "copy" and len(target) == len(source)
+                found["harmless" if same else "silently wrong"] += 1
             except Refusal:
                 found["noticed"] += 1
             except Exception:
@@ -246,16 +218,13 @@ def _small_run(out: Path, steps: int = 40, checkpoint: int = 4, resume: bool = F
 
 
 def killed_runs(rounds: int, rng: random.Random, full: bool = False) -> Row:
-    """Runs killed at a random moment, or (``full``) on a disk that takes no more at a random size, and
-    then resumed: are the weights those of a run that was left alone?"""
+    """Runs killed at a random moment, or (``full``) on a disk that takes no more at a random size,
+    and then resumed: are the weights those of a run that was left alone?"""
     found, fork = Counter[str](), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as name:
-        began = time.perf_counter()
-        _small_run(Path(name) / "whole")
-        took, expected = (
-            time.perf_counter() - began,
-            (Path(name) / "whole/model.safetensors").read_bytes(),
-        )
+        whole = Path(name) / "whole"
+        took = seconds(partial(_small_run, whole))
+        expected = (whole / "model.safetensors").read_bytes()
         for n in range(rounds):
             out = Path(name) / str(n)
             limit = rng.randrange(200_000) if full else None
@@ -267,9 +236,8 @@ def killed_runs(rounds: int, rng: random.Random, full: bool = False) -> Row:
             child.join()
             found["stopped"] += child.exitcode != 0
             _small_run(out, resume=True)
-            found[
-                "same" if (out / "model.safetensors").read_bytes() == expected else "silently wrong"
-            ] += 1
+            same = (out / "model.safetensors").read_bytes() == expected
+            found["same" if same else "silently wrong"] += 1
     return {"faults": "full disks" if full else "killed runs", "tried": rounds} | dict(found)
 
 
@@ -281,11 +249,11 @@ def _in_child(out: Path, limit: int | None) -> None:
     _small_run(out)
 
 
-def bench_faults(small: bool = False, seed: int = 0) -> Iterator[Row]:
-    """All of it: minutes; ``small``: seconds. One row each, with how many were tried."""
-    rng = random.Random(seed)
-    yield wrong_arguments(400 if small else 0, rng)
-    yield rows_alone(20 if small else 2000, rng)
-    yield damaged_files(60 if small else 1000, rng)
-    yield killed_runs(3 if small else 100, rng)
-    yield killed_runs(3 if small else 40, rng, full=True)
+def bench_faults() -> Iterator[Row]:
+    """All of it, in minutes. One row each, with how many were tried."""
+    rng = random.Random(0)
+    yield wrong_arguments(0, rng)
+    yield rows_alone(2000, rng)
+    yield damaged_files(1000, rng)
+    yield killed_runs(100, rng)
+    yield killed_runs(40, rng, full=True)

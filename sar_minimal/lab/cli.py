@@ -1,8 +1,8 @@
 """The ``sar`` command: train, decode, claims, bench, demo; ledger and cards, for the book's files.
 
-Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk or memory, training that diverged,
-a line that could not be decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one
-line on standard error; only a bug of ours has a traceback.
+Exit codes: 0 done, 1 it failed (a damaged checkpoint, a full disk or memory, diverged training, a
+line that could not be decoded), 2 it was called wrongly, 130 stopped by Ctrl-C. Errors are one line
+on standard error; only a bug of ours has a traceback.
 """
 
 import argparse
@@ -73,8 +73,8 @@ def _path(text: str) -> Path:
 
 
 def parser(training: bool = False) -> argparse.ArgumentParser:
-    """What is understood, command by command; ``COMMANDS`` has a function for each.
-    training: with the options of ``sar train``, which are read off the models, and so need torch."""
+    """What is understood, command by command; ``COMMANDS`` has a function for each. training: with
+    the options of ``sar train``, which are read off the models, and so need torch."""
     text = "Shifted autoregressive models, small enough to read."
     main = _Parser("sar", description=text, epilog=EXAMPLES, formatter_class=RAW)
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -190,9 +190,9 @@ def parse(argv: list[str]) -> dict[str, Any]:
     given, rest = main.parse_known_args(argv)  # an option may stand before the sentence or ids
     arguments = vars(given)
     words: Any = arguments.get("text", arguments.get("ids"))
-    if rest and (words is None or any(word.startswith("-") for word in rest)):
-        main.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
+        if words is None or any(word.startswith("-") for word in rest):
+            main.error(f"unrecognized arguments: {' '.join(rest)}")
         words.extend(rest)
     return arguments
 
@@ -200,7 +200,8 @@ def parse(argv: list[str]) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    formatted, warnings.formatwarning = warnings.formatwarning, _warning
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"sar: {_one_line(str(message))}\n"
     try:
         _open_streams(argv[:1] != ["decode"])
         arguments = parse(argv)
@@ -226,10 +227,6 @@ def main(argv: list[str] | None = None) -> int:
         return code
     finally:
         warnings.formatwarning = formatted
-
-
-def _warning(message: Warning | str, *_: object, **__: object) -> str:
-    return f"sar: {_one_line(str(message))}\n"
 
 
 def _open_streams(replace: bool) -> None:
@@ -310,7 +307,7 @@ def _decode(run, text, beam, new, verbose) -> int:
 
 
 def _lines(stream: TextIO | None) -> Iterator[str]:
-    """Lines in UTF-8, read as kindly as a corpus; a byte that is none stands there as a surrogate."""
+    """Lines in UTF-8, read as kindly as a corpus; a byte that is none becomes a surrogate."""
     if stream is None:
         raise Refusal("standard input: expected a sentence a line, got none: it is closed")
     if isinstance(stream, io.TextIOWrapper):
@@ -334,19 +331,19 @@ def _bench(what, json, threads, **flags) -> None:
     if what in ("speed", "theory", "faults"):
         from .bench_speed import bench
 
-        bench(what, json, 2 if threads is None else threads)
+        bench(what, json, threads or 2)
     if what == "decode":
         from .bench_decode import SMALL_GRID, Grid, bench_decode
 
         grid = SMALL_GRID if flags["quick"] else Grid()
-        grid = grid if threads is None else replace(grid, threads=(threads,))
+        grid = replace(grid, threads=(threads,)) if threads else grid
         bench_decode(grid, json, flags["png"], flags["compile"])
     if what == "pinyin":
         import torch
 
         from .bench_pinyin import LARGE, QUICK, Plan, bench_pinyin
 
-        torch.set_num_threads(2 if threads is None else threads)
+        torch.set_num_threads(threads or 2)
         plan = QUICK if flags["quick"] else LARGE if flags["large"] else Plan()
         bench_pinyin(plan, json, flags["corpus"])
 

@@ -24,8 +24,7 @@ class Converter:
         self.beam, self.new = beam, 20 if new is None else new
         self.characters = self.task in ("pinyin", "numerals")  # written without spaces
         self.language_model = isinstance(model, DecoderLM | ShiftedLM)
-        options = about.get("options")  # of numerals: the longest number learned
-        self.digits = options.get("digits", 8) if isinstance(options, dict) else 8
+        self.digits = about.get("options", {}).get("digits", 8)  # of the longest numeral learned
         self.pinyin = self.task == "pinyin" and not self.language_model
         if beam is not None and not isinstance(model, Autoregressive | LengthSAR):
             lacks = f"a {type(model).__name__} has no prefixes to keep"
@@ -55,9 +54,8 @@ class Converter:
             raise Refusal("text: expected at least one token, got an empty line")
         if self.task == "numerals" and not self.language_model:
             number = tokens[0] != "0" and len(tokens) <= self.digits or len(tokens) == 1
-            expect(
-                number, "text", f"a number of at most {self.digits} digits, no 0 first", text[:40]
-            )
+            what = f"a number of at most {self.digits} digits, no 0 first"
+            expect(number, "text", what, text[:40])
         vocab = self.target if self.language_model else self.source
         for at, token in enumerate(tokens):  # a special is not for users, a long one not to repeat
             if token in SPECIALS or (len(token) > 40 and token not in vocab):

@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,38 +48,33 @@ def neural_decoders(sar: DualStreamSAR, ar: Autoregressive) -> Decoders:
 
 
 def compare(
-    task: Task,
-    sar: DualStreamSAR,
-    ar: Autoregressive,
-    spent: dict[str, float],
-    sample: int = 100,
+    task: Task, sar: DualStreamSAR, ar: Autoregressive, spent: dict[str, float], sample: int = 100
 ) -> list[Row]:
     """Every decoder on the test split: characters and sentences right, ms a sentence alone.
     spent: seconds of training by kind. sample: so many sentences are timed, one at a time."""
     few, device = task.test.x[:sample], next(sar.parameters()).device
     rows: list[Row] = []
 
-    def add(name: str, texts: list[list[int]], times: list[float], **network: Any) -> None:
+    def add(name: str, texts: list[list[int]], times: Sequence[float], **network: Any) -> None:
         """network: steps, parameters and seconds, of a network alone."""
         characters, sentences = accuracy(texts, task.test.y)
         row = {"decoder": name, "characters": characters, "sentences": sentences}
-        row |= {"ms": milliseconds(times), "steps": None, "parameters": None, "seconds": None}
-        rows.append(row | network)
+        rows.append(row | {"ms": milliseconds(times)} | network)
 
     searches: dict[str, NGram | Lexicon] = {
         f"{name} of the training text": NGram(task.train, order, len(task.target))
         for order, name in enumerate(NGRAMS, 1)
     }
     lexicon = Lexicon.from_model(word_model(), task.source, task.target)
-    for name, search in (searches | {"word lattice of jieba's dictionary": lexicon}).items():
-        texts = search.decode(task.test.x)
-        add(name, texts, [seconds(partial(search.decode, [x])) for x in few])
+    searches["word lattice of jieba's dictionary"] = lexicon
+    for name, search in searches.items():
+        add(name, search.decode(task.test.x), [seconds(partial(search.decode, [x])) for x in few])
     for name, decode in neural_decoders(sar, ar).items():
         kind, model = ("sar", sar) if name.startswith("SAR") else ("ar", ar)
         texts = convert(decode, task.test, device)
-        alone = [timed(partial(decode, torch.tensor([x], device=device))) for x in few]
-        steps, size = statistics.mean(d.steps for d, _ in alone), model.number_of_parameters()
-        times = [took for _, took in alone]
+        calls = [timed(partial(decode, torch.tensor([x], device=device))) for x in few]
+        decoded, times = zip(*calls, strict=True)
+        steps, size = statistics.mean(d.steps for d in decoded), model.number_of_parameters()
         add(name, texts, times, steps=steps, parameters=size, seconds=spent[kind])
     return rows
 

@@ -118,8 +118,7 @@ def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark
     ax.tick_params(which="both", length=0)
     ax.set_title(title, fontsize=10)
     for t, s in mark:
-        corner = (s - 0.5, t - 0.5)
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2))
+        ax.add_patch(Rectangle((s - 0.5, t - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=2))
 
 
 def graph(
@@ -132,8 +131,7 @@ def graph(
         look = {"arrowstyle": "-|>", "color": GREY, "connectionstyle": f"arc3,rad={bend}"}
         ax.annotate("", (x1, y1), (x0, y0), arrowprops=look | {"shrinkA": 11, "shrinkB": 11})
     for name, (x, y) in nodes.items():
-        colour = (colours or {}).get(name, SKY)
-        ax.scatter([x], [y], s=420, color=colour, zorder=3)
+        ax.scatter([x], [y], s=420, color=(colours or {}).get(name, SKY), zorder=3)
         ax.text(x, y, name, ha="center", va="center", zorder=4)
     xs, ys = zip(*nodes.values(), strict=True)
     ax.set(xlim=(min(xs) - 0.5, max(xs) + 0.5), ylim=(min(ys) - 0.6, max(ys) + 0.9))

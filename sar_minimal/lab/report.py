@@ -51,7 +51,6 @@ def _written(stem: str) -> bool:
 def as_text(claims: list[Claim], width: int = 100) -> str:
     """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
     lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
-
     wrap = textwrap.TextWrapper(max(60, width), break_long_words=False, break_on_hyphens=False)
 
     def add(line: str, first: int, rest: int) -> None:
@@ -79,12 +78,12 @@ def as_json(claims: list[Claim]) -> str:
     return json.dumps([{field: row[field] for field in fields} for row in rows], indent=2)
 
 
-def as_table(claims: list[Claim], folder: str = "chapters/") -> str:
-    """A table of Markdown, one row a claim. folder: where chapters lie, seen from its reader."""
+def as_table(claims: list[Claim]) -> str:
+    """A table of Markdown, one row a claim."""
     rows = []
     for c in claims:
         lines = "<br>".join(_plain(line) for r in c.measured for line in c.lines(r.values))
-        rows.append([c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, folder)])
+        rows.append([c.id, c.section, _plain(c.claim), c.verdict, lines, _links(c, "chapters/")])
     return as_markdown(["id", "section", "claim", "verdict", "measured", "chapter"], rows)
 
 

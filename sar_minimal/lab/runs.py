@@ -39,19 +39,8 @@ from ..errors import Refusal, expect
 from ..kinds import loss_of
 from ..tasks.files import locked, remove_partial, write_atomically, write_json
 from ..training import Recipe, endless, evaluate, new_optimizer, training_steps
+from . import stored
 from .device import choose_device
-from .stored import (
-    DamagedCheckpoint,
-    check_same,
-    configuration,
-    digest,
-    load_checked,
-    metadata_of,
-    not_finite,
-    on_cpu,
-    reading,
-    save,
-)
 from .tables import Row
 
 
@@ -139,19 +128,22 @@ def _finish(run: "Run", bar: tqdm, asked: threading.Event) -> None:
     """The steps that are left. Raises Interrupted, behind a checkpoint, once it was ``asked``."""
     recipe, validation = run.recipe, run.task.validation
     began = time.perf_counter() - run.seconds  # as if the run had never stopped
-    data, window = endless(run.task.train, recipe, run.step), Window(run.seconds)
+    data = endless(run.task.train, recipe, run.step)
+    # Since the last report. The sum stays on the device, so that no step waits for it.
+    summed: float | Tensor = 0.0
+    tokens, since = 0, run.seconds
     for value, batch in _steps(run, data):
         run.step, run.seconds = run.step + 1, time.perf_counter() - began
-        tokens = int(batch.y_lengths.sum())
-        window.loss, window.tokens = window.loss + value * tokens, window.tokens + tokens
+        read = int(batch.y_lengths.sum())
+        summed, tokens = summed + value * read, tokens + read
         bar.update()
         last = run.step == recipe.steps
         if run.step % recipe.report == 0 or last:
-            loss = float(window.loss) / window.tokens
-            speed = window.tokens / max(run.seconds - window.seconds, 1e-9)
+            loss, speed = float(summed) / tokens, tokens / max(run.seconds - since, 1e-9)
             row: Row = {"step": run.step, "loss": loss, "tokens_per_second": speed}
             row |= {"seconds": run.seconds, "rate": recipe.rate_at(run.step - 1)}
-            window, judged = Window(run.seconds), last and len(validation)
+            summed, tokens, since = 0.0, 0, run.seconds
+            judged = last and len(validation)
             row["validation"] = evaluate(run.model, validation) if judged else None
             if not all(map(math.isfinite, (loss, row["validation"] or 0.0))):
                 raise run.diverged("its loss")
@@ -182,15 +174,6 @@ def _misfits(model: Model, source: Vocab, target: Vocab) -> list[tuple[str, int,
     sides = [("source", len(source), c.source_vocab or len(source))]
     sides += [("target", len(target), c.target_vocab)]
     return [(side, vocab, size) for side, vocab, size in sides if vocab != size]
-
-
-@dataclass
-class Window:
-    """What happened since the last report, which was after ``seconds``."""
-
-    seconds: float
-    tokens: int = 0
-    loss: float | Tensor = 0.0  # of all tokens; the sum stays on the device, so no step waits
 
 
 @dataclass
@@ -247,7 +230,7 @@ class Run:
         """Raise what training would, for want of a loss or a file, before anything is written."""
         device, task = next(self.model.parameters()).device, self.task
         if self.out is not None:
-            configuration(self.model)
+            stored.configuration(self.model)
             try:
                 json.dumps(self.about, ensure_ascii=False).encode()
             except (TypeError, UnicodeEncodeError) as error:
@@ -273,9 +256,10 @@ class Run:
         remove_partial(self.out)
         if checkpoint.exists():
             self._restore(checkpoint)
-            save(self.model, self.out, self.about)  # it may have been stopped before it came to it
+            # It may have been stopped before it came to it.
+            stored.save(self.model, self.out, self.about)
         else:
-            write_json(self.out / "config.json", configuration(self.model), indent=2)
+            write_json(self.out / "config.json", stored.configuration(self.model), indent=2)
         write_json(self.out / "task.json", self.about, ensure_ascii=False, indent=1)
         self.report()  # none from after the checkpoint
 
@@ -295,7 +279,7 @@ class Run:
         """The weights, and one file, replaced in one move, with all that the next step depends on.
         The weights go first, so that no checkpoint is ahead of them, but not where there is no
         checkpoint yet: a model without one looks like somebody else's."""
-        if wrong := not_finite(self.model.state_dict()):
+        if wrong := stored.not_finite(self.model.state_dict()):
             raise self.diverged(wrong)
         if self.out is None:
             return
@@ -305,27 +289,27 @@ class Run:
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        tensors = on_cpu(tensors)
+        tensors = stored.on_cpu(tensors)
         names = ("step", "metrics", "seconds", "identity", "machine")
         about = {name: getattr(self, name) for name in names}
-        metadata = {"about": json.dumps(about), "checksum": digest(about, tensors)}
-        stored, checkpoint = to_bytes(tensors, metadata), self.out / "checkpoint.safetensors"
+        metadata = {"about": json.dumps(about), "checksum": stored.digest(about, tensors)}
+        made, checkpoint = to_bytes(tensors, metadata), self.out / "checkpoint.safetensors"
         if first := not checkpoint.exists():
-            write_atomically(checkpoint, stored)
-        save(self.model, self.out, self.about)
+            write_atomically(checkpoint, made)
+        stored.save(self.model, self.out, self.about)
         if not first:
-            write_atomically(checkpoint, stored)
+            write_atomically(checkpoint, made)
 
     def _restore(self, path: Path) -> None:
         ours = json.loads(json.dumps(self.identity))  # tuples are lists once they were stored
-        with reading(path, "a checkpoint of ours"):
+        with stored.reading(path, "a checkpoint of ours"):
             expect(path.is_file(), "checkpoint", "a file", "something else")
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
-                about = metadata_of(metadata, "about", "checksum")
+                about = stored.metadata_of(metadata, "about", "checksum")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             if "checksum" in metadata:
-                check_same(digest(about, tensors), metadata["checksum"])
+                stored.check_same(stored.digest(about, tensors), metadata["checksum"])
             theirs = {"set of pairs": self.pairs} | about["identity"]  # of old ones, nobody knows
             step, seconds, metrics = (about[n] for n in ("step", "seconds", "metrics"))
             steps, dicts = self.recipe.steps, all(isinstance(row, dict) for row in metrics)
@@ -344,10 +328,9 @@ class Run:
                 theirs["task"] |= {"options": ours["task"]["options"]}
         for name, wanted in ours.items():
             if theirs.get(name) != wanted:
-                apart = _difference(theirs.get(name), wanted)
-                apart += HINTS.get(name, "")
+                apart = _difference(theirs.get(name), wanted) + HINTS.get(name, "")
                 raise Refusal(f"{path}: was made with another {name}: {apart}")
-        with reading(path, "a checkpoint of ours"):
+        with stored.reading(path, "a checkpoint of ours"):
             expect(step <= steps, "step", f"at most {steps}", step)
             self._set(tensors)
         self.step, self.seconds, self.metrics = step, seconds, metrics
@@ -359,7 +342,7 @@ class Run:
     def _set(self, tensors: Mapping[str, Tensor]) -> None:
         """The model, AdamW and the random state from those of a checkpoint."""
         weights = {n[6:]: tensor for n, tensor in tensors.items() if n.startswith("model.")}
-        if wrong := not_finite(tensors):
+        if wrong := stored.not_finite(tensors):
             raise ValueError(f"{wrong} has numbers that are not finite")
         expected = {name: weight.dtype for name, weight in self.model.state_dict().items()}
         types = {name: weight.dtype for name, weight in weights.items()}
@@ -404,19 +387,18 @@ def load_run(
     """What ``train`` left: the model, its vocabularies, {"name", "options"} of its task.
     Raises FileNotFoundError or DamagedCheckpoint, naming the file."""
     out = Path(out)
-    (model, sums), path = load_checked(out, device), out / "task.json"
+    (model, sums), path = stored.load_checked(out, device), out / "task.json"
     if not path.is_file():
         raise FileNotFoundError(f"{out}: expected a training run, found no task.json")
-    with reading(path, "a task of ours"):
+    with stored.reading(path, "a task of ours"):
         about = json.loads(path.read_text(encoding="utf-8"))
-        stored = digest(about)
+        found = stored.digest(about)
         source, target = Vocab(about.pop("source")), Vocab(about.pop("target"))
-        names = {"name": str, "options": dict}
-        found = {name: type(value) for name, value in about.items()}
-        expect(found == names, "task", "a name and options", about)
+        types = {name: type(value) for name, value in about.items()}
+        expect(types == {"name": str, "options": dict}, "task", "a name and options", about)
     for side, vocab, size in _misfits(model, source, target):
         has = f"task.json has a {side} vocabulary of {vocab} tokens"
-        raise DamagedCheckpoint(f"{out}: {has}, the model one of {size}")
-    with reading(path, "a task of ours"):
-        check_same(stored, sums.get("task", stored))
+        raise stored.DamagedCheckpoint(f"{out}: {has}, the model one of {size}")
+    with stored.reading(path, "a task of ours"):
+        stored.check_same(found, sums.get("task", found))
     return model, source, target, about

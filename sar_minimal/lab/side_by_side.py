@@ -26,14 +26,13 @@ Run = tuple[Model, Task, Recipe]
 
 
 def train_all(runs: Iterable[Run]) -> list[list[Row]]:
-    """Train each model in place as ``train`` does; returns what that does, in the order of ``runs``.
+    """Train each model in place as ``train`` does; returns what that does, in the order given.
 
     The weights are those of ``train`` under ``torch.set_num_threads(1)``, to the last bit, however
     many processes there are: as many as torch may use threads (``torch.get_num_threads()``), where
     ``can_fork``. Elsewhere, on a GPU, and for a single thread, one model after the other. torch's
     random state is left as it was; the models end on the CPU. Raises what ``train`` raises, and
-    RuntimeError if a process dies (for want of memory, say); the others are stopped then, and what
-    they had learned is lost.
+    RuntimeError if a process dies (of no memory, say); the others are then stopped and lost.
     """
     runs = list(runs)
     if len({id(model) for model, _, _ in runs}) < len(runs):

@@ -1,4 +1,4 @@
-"""Models on disk: weights and configuration, with checksums, so that what was damaged is not loaded.
+"""Models on disk: weights and configuration, with checksums, so that damage is noticed.
 
 ``model.safetensors`` holds checksums of the weights, the configuration and, of a run, the task.
 Folders from before 2026-11-27 have none.
@@ -41,9 +41,8 @@ def save(model: Model, folder: str | Path, task: dict | None = None) -> None:
         raise Refusal(f"model: expected finite weights, {wrong} has others")
     sums = {"weights": digest(tensors=weights), "config": digest(config)}
     sums |= {"task": digest(task)} if task is not None else {}
-    write_atomically(
-        folder / "model.safetensors", to_bytes(weights, {"checksums": json.dumps(sums)})
-    )
+    made = to_bytes(weights, {"checksums": json.dumps(sums)})
+    write_atomically(folder / "model.safetensors", made)
     write_json(folder / "config.json", config, indent=2)
 
 
@@ -52,8 +51,8 @@ def configuration(model: Model) -> dict[str, Any]:
     if callable(model.options.get("mask")):
         raise Refusal("mask: a function cannot be written to a file; expected 'causal' or 'full'")
     _check_buffers(model)
-    name = type(model).__name__
-    return {"model": name, "config": asdict(model.config), "options": model.options}
+    config = asdict(model.config)
+    return {"model": type(model).__name__, "config": config, "options": model.options}
 
 
 LARGEST = 1 << 30  # bytes of rotary positions: no file has them, so it could ask for any number
@@ -90,8 +89,8 @@ def check_same(found: str, stored: str) -> None:
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> Model:
-    """The model that ``save`` wrote, in evaluation mode.
-    Raises FileNotFoundError when nothing is there, DamagedCheckpoint when it is not what it says."""
+    """The model that ``save`` wrote, in evaluation mode. Raises FileNotFoundError when nothing is
+    there, DamagedCheckpoint when it is not what it says."""
     return load_checked(Path(folder), device)[0]
 
 

@@ -9,7 +9,7 @@ Row = dict[str, Any]  # a line of a table: what stands in which column
 
 
 def as_text(rows: Iterable[Mapping]) -> str:
-    """A line a row, a column a key, in the order in which keys come up; "-" where a row has none."""
+    """A line a row, a column a key, in the order in which keys come up; "-" where there is none."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[_shown(row.get(key)) for key in columns] for row in rows]

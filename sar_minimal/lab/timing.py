@@ -7,7 +7,7 @@ process, and the figure is the median of the ratios of neighbouring turns.
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ def seconds(function: Callable[[], object]) -> float:
 def in_turns(
     functions: Mapping[str, Callable[[], object]], rounds: int = 7, warm: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each function, called a b c, a b c, ...; if ``warm``, a first round is not timed."""
+    """Seconds of each function, called a b c, a b c, ...; warm: after a round that is not timed."""
     for function in functions.values() if warm else ():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -45,7 +45,7 @@ def in_turns(
     return times
 
 
-def milliseconds(times: list[float]) -> float:
+def milliseconds(times: Sequence[float]) -> float:
     """The median, in thousandths."""
     return 1e3 * statistics.median(times)
 
@@ -56,9 +56,8 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def operations(function: Callable[[], object]) -> int:
-    """Floating-point operations of one call: its products, as torch counts them. Norms, softmax,
-    rotations and the optimiser are not counted. (The counter does not know the CPU's fused
-    attention.)"""
+    """Floating-point operations of one call: its products, as torch counts them, not norms, softmax,
+    rotations and the optimiser. (The counter does not know the CPU's fused attention.)"""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         function()
     return counter.get_total_flops()

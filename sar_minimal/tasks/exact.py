@@ -56,12 +56,6 @@ def distinct(n: int, draw: Callable[[], T]) -> list[T]:
     return list(drawn)
 
 
-def check_size(name: str, value: int, most: int) -> None:
-    """Raise Refusal unless ``value`` is an int in 1..``most``."""
-    check_whole(name, value)
-    expect(value <= most, name, f"at most {most}", value)
-
-
 def ordered(
     kind: str,
     symbols: int = 16,
@@ -71,9 +65,9 @@ def ordered(
     seed: int = 0,
 ) -> Made:
     """Sequences and what ``ANSWERS[kind]`` makes of them; for the options see ``load_task``."""
-    check_size("symbols", symbols, MOST_SYMBOLS)
-    check_size("min_length", min_length, MOST_LENGTH)
-    check_size("max_length", max_length, MOST_LENGTH)
+    check_whole("symbols", symbols, most=MOST_SYMBOLS)
+    check_whole("min_length", min_length, most=MOST_LENGTH)
+    check_whole("max_length", max_length, most=MOST_LENGTH)
     least = f"at least min_length = {min_length}"
     expect(max_length >= min_length, "max_length", least, max_length)
     check_tokens(sizes, max_length)
@@ -111,9 +105,8 @@ def ordered(
 
 def numerals(digits: int = 8, sizes: Sizes = (20_000, 1000, 1000), seed: int = 0) -> Made:
     """Numbers of 1 to ``digits`` digits as cn2an writes them; for the options see ``load_task``."""
-    check_whole("digits", digits)
     # From 9 on cn2an 0.5.24 leaves out 零 where the group of 万 is 0000.
-    expect(digits <= 8, "digits", "at most 8", digits)
+    check_whole("digits", digits, most=8)
     if sum(sizes) > 10**digits:
         but = f"{digits} digits make only 10^{digits}"
         raise Refusal(f"sizes: {sum(sizes)} distinct numbers asked for, but {but}")
@@ -177,8 +170,8 @@ def homophone(
     check_whole("language", language, least=0, most=2**63 - 1)
     sharp = isinstance(sharpness, int | float) and sharpness > 1000  # else see below
     expect(not sharp, "sharpness", "at most 1000", sharpness)
-    check_size("hanzi", hanzi, MOST_HANZI)
-    check_size("syllables", syllables, MOST_HANZI)
+    check_whole("hanzi", hanzi, most=MOST_HANZI)
+    check_whole("syllables", syllables, most=MOST_HANZI)
     exact = HomophoneLanguage.random(hanzi, syllables, sharpness, seed=language)
     sounds = f"{hanzi} hanzi, {syllables} syllables, sharpness {sharpness}"
     return _drawn("homophone", exact, f"{sounds}, drawn from seed {language}", length, sizes, seed)
@@ -193,8 +186,8 @@ def coherence(
     seed: int = 0,
 ) -> Made:
     """Sounds and hanzi of a ``CoherenceLanguage``; for the options see ``load_task``."""
-    check_size("words", words, MOST_HANZI)
-    check_size("dialects", dialects, MOST_HANZI // words)
+    check_whole("words", words, most=MOST_HANZI)
+    check_whole("dialects", dialects, most=MOST_HANZI // words)
     exact = CoherenceLanguage(words, dialects, tell)
     about = f"{words} words in each of {dialects} dialects, a tell with probability {tell}"
     return _drawn("coherence", exact, about, length, sizes, seed)
@@ -204,7 +197,7 @@ def _drawn(
     name: str, language: HomophoneLanguage, about: str, length: int, sizes: Sizes, seed: int
 ) -> Made:
     """Texts drawn from a language, which the card tells ``about``."""
-    check_size("length", length, MOST_LENGTH)
+    check_whole("length", length, most=MOST_LENGTH)
     check_tokens(sizes, length)
     x, y = language.sample(sum(sizes), length, torch.Generator().manual_seed(seed))
     sounds = [chr(ord("a") + s) if s < 26 else f"s{s}." for s in range(language.syllables)]

@@ -71,8 +71,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
-        raise OSError(error.errno, f"could not write {path}: {why}") from error
+        raise OSError(error.errno, f"could not write {path}: {error.strerror or error}") from error
 
 
 def _begin(path: Path, private: bool) -> tuple[Path, Path, int]:

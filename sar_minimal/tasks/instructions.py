@@ -119,8 +119,7 @@ def make(
     seed: int = 0,
 ) -> Made:
     """Prompts and answers, of the seen instructions and, in test, of all; see ``load_task``."""
-    check_whole("shots", shots, least=0)
-    expect(shots <= MOST_SHOTS, "shots", f"at most {MOST_SHOTS}", shots)
+    check_whole("shots", shots, least=0, most=MOST_SHOTS)
     check_tokens(sizes, 8 * (shots + 1))
     for name, flag in (("working", working), ("shuffled", shuffled)):
         expect(isinstance(flag, bool), name, "True or False", flag)

@@ -27,12 +27,9 @@ UNSEEN = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # they choose
 # Kangxi radicals and compatibility characters stand for hanzi, in texts out of PDFs; those of the
 # radicals' supplement do so too, but Unicode's normal forms do not know it.
 COMPATIBLE = re.compile("[\u2e80-\u2fdf\uf900-\ufaff\U0002f800-\U0002fa1f]")
-RADICALS = dict(
-    zip(
-        "⺠⻁⻄⻅⻆⻉⻋⻓⻔⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻨⻩⻬⻮⻰",
-        "民虎西见角贝车长门青韦页风飞食马骨鬼鱼鸟麦黄齐齿龙",
-        strict=True,
-    )
+RADICALS = str.maketrans(
+    "⺠⻁⻄⻅⻆⻉⻋⻓⻔⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻨⻩⻬⻮⻰",
+    "民虎西见角贝车长门青韦页风飞食马骨鬼鱼鸟麦黄齐齿龙",
 )
 SHORT = f"in runs shorter than {SHORTEST}"
 UNREAD = "in runs that pypinyin cannot read"
@@ -54,7 +51,7 @@ def clean(text: str) -> str:
     """
     text = seen(UNSEEN.sub("", text))
     text = COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
-    return SPACES.sub("", "".join(RADICALS.get(c, c) for c in text))
+    return SPACES.sub("", text.translate(RADICALS))
 
 
 @functools.cache

@@ -224,8 +224,7 @@ def _file(path: str) -> Made:
     plain = [(run, part_of[line]) for line, run, _ in found if run not in given]
     of = versions("pypinyin", "jieba")  # jieba's words say where a long run is cut
     key = f"{hashlib.blake2b(data).hexdigest()}, {of}, blocks of {FILE_BLOCK}, cleaned and cut"
-    read = cached("text", key, lambda: _read(plain), True)
-    splits = read["splits"]
+    splits = cached("text", key, lambda: _read(plain), private=True)["splits"]
     for run, (part, reading) in given.items():
         splits[part].append((run, reading))
     splits = [[(run, _hummed(reading)) for run, reading in split] for split in splits]
