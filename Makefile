@@ -19,7 +19,7 @@ NORMALISE := $(PY) -m nbstripout --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.widgets metadata.language_info.version cell.metadata.execution"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup read test environments busy mutants demo bench lint format run-nb check-nb clean
+.PHONY: help setup read test environments spread busy mutants demo bench lint format run-nb check-nb clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...]"
@@ -41,6 +41,13 @@ test: lint check-nb ## run everything: style, tests, every cell of every chapter
 # A verdict must not hang on the order in which a processor adds, nor on who else uses the machine.
 environments: $(READY) ## the chapters (NB=...) once in each of four numeric environments
 	PYTHON=$(PY) .ci/environments $(PY) -m pytest -q $(NB) $(ARGS)
+
+# What the claims' measurements spread over, beside the seeds. Only where a chapter or what it uses has changed.
+spread: $(READY) ## the chapters (NB=...) in each numeric environment, what they measure kept in data/measured/
+	set -e; for nb in $(filter-out %/index.ipynb %/ledger.ipynb %/references.ipynb,$(NB)); do \
+	  SAR_RECORD=$$(basename "$$nb" .ipynb) PYTHON=$(PY) .ci/environments $(PY) -m pytest -q "$$nb" $(ARGS); \
+	done
+	$(VENV)/bin/sar ledger
 
 busy: $(READY) ## run everything while LOOPS=4 endless loops compete for the processors
 	.ci/busy $(LOOPS) $(MAKE) test

@@ -1,12 +1,14 @@
 """The ledger: every claim of the document that a chapter tests, and what a measurement must show.
 
-``data/claims.toml`` has one table per claim. Its ``supports`` are inequalities, such as
-``"largest difference" = "<= 1e-6"``; the recorded verdict follows only while all of them hold. A
-chapter measures and calls ``claim`` (``ledger.py``), which fails the run when they do not.
+``data/claims.toml`` has one table per claim, with one formal line, and what bears on it: inequalities,
+such as ``"largest difference" = "<= 1e-6"``, and sources, each for or against. From these the
+verdict follows by one rule (``Claim.follows``), while all the inequalities are met. A chapter
+measures and calls ``claim`` (``ledger.py``), which fails the run when one is not.
 
 People write that file, and no program does. What was measured stands beside it, in
 ``data/measured``, one file a chapter, written by ``make run-nb`` (``ledger.py``), which puts both
-onto the ledger's page (``report.py``).
+onto the ledger's page (``report.py``); and what other numeric environments measured in folders
+below it, written by ``make spread``.
 """
 
 import html
@@ -29,6 +31,7 @@ COLOURS = {
     "ill-posed": "#7A5195",
     "open": "#777777",  # no chapter has settled it yet
 }
+SIDES = ("true", "false", "undefined", "sound")  # of a claim's formal line
 SIGNS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 SIGNS |= {"<": operator.lt, ">": operator.gt}
 
@@ -57,48 +60,92 @@ class Record:
 class Claim:
     """One row of the ledger. Raises ValueError, naming the claim, when it is not a whole one.
 
-    chapters: the notebooks that call ``claim`` for it, or, of an open claim, that are to settle it.
-    seeds: with how many a chapter has to measure, at least; 0 where nothing is trained or drawn.
-    supports: the name of each measurement, and the inequality that it must meet.
+    place: where the document says it, such as "2, paragraph 5, sentence 1", or "ours". terms: its own
+    words, with pinyin and meaning. chapters: the notebooks that call ``claim`` for it, or, of an
+    open claim, that are to settle it. effect: the smallest effect that would matter, set before
+    looking. seeds: with how many a chapter has to measure, at least; 0 where nothing is trained or
+    drawn.
+
+    The evidence, each by name with the inequality that it must meet: true, where the formal line
+    comes out true; false, where it comes out false; undefined, that the sentence says nothing
+    definite as it stands, so that the formal line completes it; sound, on which no verdict rests,
+    but the trust in the others (what was learned, a ruler, that a difference would have been seen).
+    sources: by key of ``data/references.toml``, "true: ..." or "false: ...", what it says.
     """
 
     id: str
-    section: str
+    place: Sequence[str]
     claim: str
     formal: str
     verdict: str
-    chapters: Sequence[str]
     experiment: str
+    chapters: Sequence[str] = ()
+    terms: Sequence[str] = ()
     because: str = ""
+    effect: str = ""
     seeds: int = 0
-    supports: Mapping[str, str] = field(default_factory=dict)
+    true: Mapping[str, str] = field(default_factory=dict)
+    false: Mapping[str, str] = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    sound: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     measured: Sequence[Record] = ()
+    elsewhere: Mapping[str, Sequence[Record]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expect(self.verdict in COLOURS, self.id, f"a verdict of {', '.join(COLOURS)}", self.verdict)
-        several = self.chapters and not isinstance(self.chapters, str)
-        expect(several, f"{self.id}: chapters", "a list of one or more", self.chapters)
+        for name in ("chapters", "place"):
+            value = getattr(self, name)
+            several = (value or (self.sources and name != "place")) and not isinstance(value, str)
+            expect(several, f"{self.id}: {name}", "a list of one or more", value)
         whole = type(self.seeds) is int and self.seeds >= 0
         expect(whole, f"{self.id}: seeds", "a whole number >= 0", self.seeds)
         if self.is_open and (self.because or self.supports):
-            expected = "expected neither because nor supports before there is a verdict"
+            expected = "expected neither because nor evidence before there is a verdict"
             raise Refusal(f"{self.id} is open: {expected}")
         if not (self.is_open or self.because):
             raise Refusal(f"{self.id}: because: expected a reason for '{self.verdict}', got none")
-        if not (self.is_open or self.supports):
-            expected = "expected at least one measurement that supports the verdict"
-            raise Refusal(f"{self.id}: {expected}, got none")
         for name, condition in self.supports.items():
-            _read(condition, f"{self.id}: {name}")
+            bound_of(condition, f"{self.id}: {name}")
+        sided = all(text.startswith(("true: ", "false: ")) for text in self.sources.values())
+        expect(sided, f"{self.id}: sources", "'true: ...' or 'false: ...'", self.sources)
+        once = sum(len(getattr(self, side)) for side in SIDES) == len(self.supports)
+        expect(once, f"{self.id}: evidence", "each name once", list(self.supports))
+        follows = self.follows()
+        expect(follows == self.verdict, f"{self.id}: verdict", f"{follows!r} by rule", self.verdict)
+
+    def follows(self) -> str:
+        """The verdict by rule: "holds" where the formal line comes out true only, "fails" where it
+        comes out false only, "conditional" where both; "ill-posed" where the sentence had to be
+        completed; "open" where nothing bears on it."""
+        if self.undefined:
+            return "ill-posed"
+        said = [text.partition(":")[0] for text in self.sources.values()]
+        true, false = (bool(getattr(self, s)) or s in said for s in ("true", "false"))
+        return ("open", "fails", "holds", "conditional")[2 * true + false]
+
+    @property
+    def supports(self) -> dict[str, str]:
+        """The name of each measurement, and the inequality that it must meet."""
+        return {name: asked for side in SIDES for name, asked in getattr(self, side).items()}
 
     @property
     def is_open(self) -> bool:
         return self.verdict == "open"
 
     @property
+    def section(self) -> str:
+        """The sections of the document that make the claim, such as "1.3, 3.3"; "ours" of our own."""
+        return ", ".join(dict.fromkeys(place.partition(",")[0] for place in self.place))
+
+    @property
     def where(self) -> str:
-        """The section of the document that makes the claim, in words."""
-        return "ours" if self.section == "ours" else f"section {self.section}"
+        """The place in the document, in words."""
+        return "ours" if self.section == "ours" else f"section {'; '.join(self.place)}"
+
+    def side(self, name: str) -> str:
+        """On which side of the formal line a measurement stands; "" where it is not asked for."""
+        return next((side for side in SIDES if name in getattr(self, side)), "")
 
     def asked(self, name: str) -> str:
         """Of a measurement; "nothing" where the ledger does not ask for it any more."""
@@ -114,16 +161,21 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
     naming the claim or the file, when the ledger or a file beside it is not what it should be."""
     records: dict[str, list[Record]] = {}
     rows: dict[str, Claim] = {}
+    others: dict[str, dict[str, list[Record]]] = {}
     for file in sorted((path.parent / "measured").glob("*.json")):
         for id, record in measured_in(file).items():
             records.setdefault(id, []).append(record)
+    for file in sorted((path.parent / "measured").glob("*/*.json")):
+        for id, record in measured_in(file).items():
+            others.setdefault(id, {}).setdefault(file.parent.name, []).append(record)
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))["claim"]
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise Refusal(f"{path.name}: expected tables [[claim]], in TOML ({error})") from error
     for row in written:
         try:
-            claim = Claim(**row, measured=tuple(records.pop(row.get("id"), ())))
+            id = row.get("id")
+            claim = Claim(**row, measured=tuple(records.pop(id, ())), elsewhere=others.get(id, {}))
         except TypeError as error:
             name = row.get("id", "a claim without an id")
             raise Refusal(f"{path.name}, {name}: {error}") from error
@@ -145,7 +197,7 @@ def measured_in(file: Path) -> dict[str, Record]:
         raise Refusal(f"{file.name}: {wrong}") from error
 
 
-def _read(condition: str, name: str) -> tuple[str, float]:
+def bound_of(condition: str, name: str) -> tuple[str, float]:
     sign, _, bound = condition.partition(" ")
     if sign in SIGNS:
         with suppress(ValueError):
@@ -154,7 +206,7 @@ def _read(condition: str, name: str) -> tuple[str, float]:
 
 
 def meets(value: float, condition: str) -> bool:
-    sign, bound = _read(condition, "condition")
+    sign, bound = bound_of(condition, "condition")
     return SIGNS[sign](value, bound)
 
 
@@ -199,6 +251,17 @@ def spread(values: Sequence[float]) -> str:
 
 def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Verdict:
     """``ledger.claim`` for one row: checks, and records nothing. Raises as it does."""
+    verdict = gathered(row, measured, seeds)
+    for name, condition in row.supports.items():
+        if not all(meets(v, condition) for v in verdict.measured[name]):
+            needs = f"is recorded as '{row.verdict}', which needs {name} {condition}"
+            raise ClaimFailed(f"{row.id} {needs}; measured {verdict.measured[name]}")
+    return verdict
+
+
+def gathered(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Verdict:
+    """The numbers that the ledger asks for, whether they meet it or not. Raises as ``claim`` does,
+    but for ClaimFailed."""
     if row.is_open:
         raise Refusal(f"{row.id} is open: the ledger has no verdict for a measurement to support")
     if not isinstance(measured, Mapping):
@@ -206,7 +269,7 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
     named = set(measured) == set(row.supports)
     expect(named, row.id, f"measurements of {sorted(row.supports)}", sorted(measured))
     values = {}
-    for name, condition in row.supports.items():
+    for name in row.supports:
         given = measured[name]
         given = given.tolist() if hasattr(given, "tolist") else given  # of torch or numpy
         try:
@@ -215,9 +278,6 @@ def hold(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -> Ve
             raise Refusal(f"{row.id}: {name}: expected numbers, got {given!r}") from error
         finite = numbers and all(map(math.isfinite, numbers))
         expect(finite, f"{row.id}: {name}", "finite numbers", numbers)
-        if not all(meets(v, condition) for v in numbers):
-            needs = f"is recorded as '{row.verdict}', which needs {name} {condition}"
-            raise ClaimFailed(f"{row.id} {needs}; measured {numbers}")
         values[name] = numbers
     try:
         used = tuple(map(operator.index, seeds))

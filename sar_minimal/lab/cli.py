@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   sar bench --json bench.json                         speed beside other libraries
   sar bench decode --quick --png decode.png           decoders with fewer steps, in minutes
   sar bench pinyin --quick --json pinyin.json         counting, networks and both on pinyin
+  sar measure C10                                     run its chapter here: is it as in the book?
   sar ledger                                          the ledger's page, as make run-nb writes it
   sar cards                                           the data cards, after a change to a task
 """
@@ -104,6 +105,9 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     add = commands.add_parser("demo", help=text).add_argument
     add("--out", type=_path, metavar="DIR", help="keep the two runs in DIR/sar and DIR/ar")
     add("--steps", type=_whole(), metavar="N", help="optimiser steps of each model")
+    text = "run the chapters of some claims here, and put what they measure beside the book"
+    measure = commands.add_parser("measure", help=text)
+    measure.add_argument("ids", nargs="*", metavar="ID", help="such as C10 (default: all, an hour)")
     text = "write the ledger of claims as a page of the book"
     add = commands.add_parser("ledger", help=text).add_argument
     add("--out", type=_path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)")
@@ -354,6 +358,19 @@ def _demo(out, steps) -> None:
     demo(out, steps)
 
 
+def _measure(ids) -> int:
+    """Exit status 1 where a measurement does not meet what its claim asks for."""
+    from .report import select
+    from .room import compared
+
+    missed = 0
+    for row in compared([c.id for c in select(ids)]):
+        missed += not row.met
+        print(f"{row.claim} {row.name}: {row.verdict}")
+        print(f"    asked {row.asked}; here {row.here}; in the book {row.book}")
+    return int(missed > 0)
+
+
 def _ledger(out) -> None:
     from ..tasks.files import write_atomically
     from .report import PAGE, page
@@ -369,4 +386,4 @@ def _cards(out) -> None:
 
 # What is returned is the exit code, None for 0.
 COMMANDS: dict[str, Callable[..., int | None]] = dict(train=_train, decode=_decode, claims=_claims)
-COMMANDS |= dict(bench=_bench, demo=_demo, ledger=_ledger, cards=_cards)
+COMMANDS |= dict(measure=_measure, bench=_bench, demo=_demo, ledger=_ledger, cards=_cards)

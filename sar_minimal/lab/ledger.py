@@ -1,6 +1,8 @@
 """``claim``: what a chapter calls with what it has measured; and how that is kept.
 
 ``claim`` calls ``record`` when ``SAR_RECORD`` names the chapter, as it does under ``make run-nb``.
+With ``SAR_MEASURED``, a folder, too, what is measured is kept there instead, whatever comes out:
+so do ``make spread``, for each numeric environment, and ``sar measure``, for a reader's machine.
 """
 
 import os
@@ -18,7 +20,7 @@ import torch
 from .. import FULL
 from ..errors import expect
 from ..tasks.files import locked, write_json
-from .claims import LEDGER, Record, Verdict, hold, ledger, measured_in, meets
+from .claims import LEDGER, Record, Verdict, gathered, hold, ledger, measured_in, meets
 from .device import choose_device
 
 ROOT = LEDGER.parents[1]
@@ -32,7 +34,7 @@ def claim(
     measured: name to a number, or to a list of them, one per seed, all of which must meet the
     condition; a bare number where the ledger asks for one measurement only. seeds: those that the
     measurement was made with, where something is trained or drawn.
-    With ``SAR_RECORD=<chapter>`` in the environment the measurement is kept (``record``).
+    With ``SAR_RECORD=<chapter>`` in the environment the measurement is kept.
     Raises KeyError for a claim the ledger does not have, ValueError when the claim is open, the
     names are not the ledger's, a value is not finite or the seeds are too few, ClaimFailed when a
     condition is not met.
@@ -40,13 +42,16 @@ def claim(
     rows = ledger(path)
     if id not in rows:
         raise KeyError(f"{id}: the ledger has {', '.join(rows)}")
+    chapter, elsewhere = (os.environ.get(f"SAR_{name}", "") for name in ("RECORD", "MEASURED"))
+    if chapter and elsewhere:
+        record(gathered(rows[id], measured, seeds), chapter, Path(elsewhere))
     verdict = hold(rows[id], measured, seeds)
-    if os.environ.get("SAR_RECORD"):
-        record(verdict, os.environ["SAR_RECORD"], path)
+    if chapter and not elsewhere:
+        record(verdict, chapter, path.parent / "measured")
     return verdict
 
 
-def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
+def record(verdict: Verdict, chapter: str, folder: Path) -> None:
     """Keep a measurement in the chapter's own file, in place of its earlier one of that claim.
     Raises ValueError when the ledger does not know that the chapter makes the claim."""
     row = verdict.claim
@@ -56,7 +61,8 @@ def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
     values = {name: [_rounded(v, asked[name]) for v in some] for name, some in measured.items()}
     size, seeds = "full" if FULL else "fast", list(verdict.seeds)
     new = Record(chapter, date.today().isoformat(), size, seeds, _device(), _commit(), values)
-    file = path.parent / "measured" / f"{chapter}.json"
+    file = folder / f"{chapter}.json"
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(file.parent, wait=True):  # two at once lose none
         records = {id: asdict(r) for id, r in sorted((measured_in(file) | {row.id: new}).items())}
         for fields in records.values():
@@ -65,9 +71,9 @@ def record(verdict: Verdict, chapter: str, path: Path = LEDGER) -> None:
 
 
 def _rounded(value: float, condition: str) -> float:
-    """To 4 digits, but never so that the condition is no longer met."""
+    """To 4 digits, but never so that the condition is met, or is not, by that alone."""
     short = float(f"{value:.4g}") + 0.0  # + 0.0: no minus zero
-    return short if meets(short, condition) else value
+    return short if meets(short, condition) == meets(value, condition) else value
 
 
 def _device() -> str:

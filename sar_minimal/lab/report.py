@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import MissingPackage, Refusal
-from .claims import COLOURS, LEDGER, Claim, Record, ledger, spread
+from .claims import COLOURS, LEDGER, SIDES, Claim, Record, ledger, spread
+from .room import rooms, spreads
 from .tables import as_markdown
 
 BOOK = LEDGER.parents[1] / "chapters"
@@ -44,6 +45,26 @@ def _how(r: Record) -> str:
     return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}; {r.device}"
 
 
+BEARS = {
+    "true": "where the formal line comes out true",
+    "false": "where it comes out false",
+    "undefined": "that the sentence says nothing definite as it stands",
+    "sound": "that the measurement can be trusted",
+}
+
+
+def evidence(c: Claim, r: Record) -> list[tuple[str, ...]]:
+    """A row a measurement, those of one side together: side, name, what was measured, what was
+    asked, its mean and deviation over seeds and environments, and the room that leaves."""
+    rows, room = [], rooms(c)
+    for name, values in r.values.items():
+        known = spreads(c, name, r.chapter) if name in c.supports else []
+        most = min(known, key=lambda s: s.room, default=None)
+        left = f"{room[r.chapter, name]:.1f}" if most and most.deviation else "-"
+        rows.append((c.side(name), name, spread(values), c.asked(name), str(most or "-"), left))
+    return sorted(rows, key=lambda row: [*SIDES, ""].index(row[0]))
+
+
 def _written(stem: str) -> bool:
     return (BOOK / f"{stem}.ipynb").exists()
 
@@ -66,16 +87,21 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
             add(f"{c.verdict}: {c.because}", 5, 7)
         for r in c.measured:
             add(f"measured in {r.chapter} {_how(r)}", 5, 7)
-            for line in c.lines(r.values):
-                add(line, 7, 9)
+            for side, name, values, asked, _, left in evidence(c, r):
+                room = f"; room {left} deviations" if left != "-" else ""
+                add(f"{side:9} {name}: {values} (asked: {asked}{room})", 7, 17)
+        for key, says in c.sources.items():
+            add(f"not measured; {key}: {says}", 5, 7)
     return "\n".join([*lines, "", count(claims)])
 
 
 def as_json(claims: list[Claim]) -> str:
     """A list with one object a claim; ``measured`` is a list of records, [] where there is none."""
     rows = [asdict(c) for c in claims]
-    fields = "id section claim formal verdict because chapters experiment supports measured".split()
-    return json.dumps([{field: row[field] for field in fields} for row in rows], indent=2)
+    for row, c in zip(rows, claims, strict=True):
+        row["section"], row["room"] = c.section, {f"{s}: {n}": v for (s, n), v in rooms(c).items()}
+        row["room"] = {name: None if v == float("inf") else v for name, v in row["room"].items()}
+    return json.dumps(rows, indent=2, ensure_ascii=False)
 
 
 def as_table(claims: list[Claim]) -> str:
@@ -114,7 +140,8 @@ def page(path: Path = LEDGER) -> str:
         rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
         sections[re.split("[.,]", c.section)[0]].append(_details(c))
     table = as_markdown(["id", "section", "claim", "verdict", "chapter"], rows)
-    texts = [INTRO.format(counts=count(claims), table=table)]
+    bears = "; ".join(f"*{side}*, {what}" for side, what in BEARS.items())
+    texts = [INTRO.format(counts=count(claims), bears=bears, table=table)]
     for key, details in sorted(sections.items()):
         texts.append("\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *details]))
     cells = [v4.new_markdown_cell(text, id=f"ledger{n:02}") for n, text in enumerate(texts)]
@@ -130,7 +157,13 @@ measurements
 support ({counts}). A chapter fails when it measures something that no longer supports the \
 verdict. This
 page is made from [claims.toml](../data/claims.toml) and [what chapters measured](../data/measured) by `make run-nb`; `sar claims` prints the \
-same in a terminal.
+same in a terminal, and `sar measure` runs a chapter on your machine and puts what it measures beside this.
+
+The verdict follows from the evidence by one rule. Each measurement stands on one side of the claim's formal \
+line: {bears}. Only *true* makes *holds*, only *false* makes *fails*, both make *conditional*, and *undefined* \
+makes *ill-posed*. Where nothing can be measured, a paper that was looked up stands in, and is marked so. *Room* is \
+how many standard deviations lie between the mean and the bound, over the seeds and over processors of \
+several kinds; 3 is the least that we want.
 
 {table}"""
 
@@ -138,10 +171,18 @@ same in a terminal.
 def _details(c: Claim) -> str:
     settled = f"**{c.verdict}**: {_plain(c.because)}"
     verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
-    facts = f"- Formally: {_plain(c.formal)}\n- Experiment: {_plain(c.experiment)}"
-    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({c.where})", f"{facts}\n- Verdict: {verdict}"]
+    facts = [f"- Formally: {_plain(c.formal)}", f"- Experiment: {_plain(c.experiment)}"]
+    facts += [f"- In the document's words: {_plain('; '.join(c.terms))}"] * bool(c.terms)
+    facts += [f"- The smallest effect that matters: {_plain(c.effect)}"] * bool(c.effect)
+    facts.append(f"- Verdict: {verdict}")
+    facts += [f"- Not measured; {_cited(key)}: {_plain(says)}" for key, says in c.sources.items()]
+    parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({_plain(c.where)})", "\n".join(facts)]
     for r in c.measured:
         parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
-        rows = [(_plain(n), spread(v), _plain(c.asked(n))) for n, v in r.values.items()]
-        parts.append(as_markdown(["measurement", "measured", "asked"], rows))
+        head = ["bears on", "measurement", "measured", "asked", "mean and deviation", "room"]
+        parts.append(as_markdown(head, [tuple(map(_plain, row)) for row in evidence(c, r)]))
     return "\n\n".join(parts)
+
+
+def _cited(key: str) -> str:
+    return f"[{key}](references.ipynb#{key})"

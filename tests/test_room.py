@@ -1,0 +1,132 @@
+"""Verdicts travel: bounds have room over seeds and processors, and a reader's machine is put beside the book."""
+
+import json
+import math
+import tomllib
+from dataclasses import replace
+
+import nbformat
+import pytest
+from nbformat import v4
+from test_claims import GOOD, ROW
+
+from sar_minimal.lab import cli, room
+from sar_minimal.lab.claims import Claim, ledger
+from sar_minimal.lab.ledger import claim
+
+# Bounds that are nearer than ROOM, from before the rule: chapter and measurement. The list only gets shorter.
+CRAMPED = {
+    ("09_shifted_pretraining", "60 pieces: nats at k = 1, random shifts minus k = 1 trained as long"),
+    ("09_shifted_pretraining", "8,000 pieces of text: nats at k = 1, random shifts minus k = 1"),
+    ("04_dual_stream_attention", "pinyin, trained: characters, full minus causal"),
+    ("06_limits", "sentences right: step by step on 400 minus one pass on 6,400"),
+    ("06_limits", "sentences right, one pass: 6,400 sentences minus 1,600"),
+    ("03_shifted_losses", "smallest KL term of the shifted loss, nats"),
+    ("07_theory", "smallest KL term of the shifted loss, nats"),
+    ("07_theory", "trained gap / TC - 1, homophone"),
+}  # fmt: skip
+CLAIM = Claim(**tomllib.loads(ROW)["claim"][0] | {"seeds": 2})
+
+
+def test_each_bound_has_room():
+    """Three standard deviations from the mean, over seeds and numeric environments."""
+    near = {key for row in ledger().values() for key, r in room.rooms(row).items() if r < room.ROOM}
+    assert near == CRAMPED
+
+
+def measured(*lists, seeds=(0, 1)):
+    """A claim, ">= 0.5", whose first list the chapter measured, the others other environments."""
+    records = [replace(GOOD, seeds=list(seeds), values={"difference": list(v)}) for v in lists]
+    return replace(CLAIM, measured=records[:1], elsewhere={str(n): [r] for n, r in enumerate(records[1:])})  # fmt: skip
+
+
+def test_spread_over_seeds_and_environments():
+    """Mean and deviation of all values together; room is how many deviations lie between mean and bound."""
+    (s,) = room.spreads(measured([1.0, 2.0], [3.0, 2.0]), "difference", "99_nowhere")
+    assert (s.mean, s.number) == (2.0, 4)
+    assert s.deviation == pytest.approx(math.sqrt(2 / 3)) and s.room == pytest.approx(
+        1.5 / s.deviation
+    )
+    assert str(s) == "2 +- 0.82 (n = 4)"
+
+
+def test_values_of_different_conditions_are_not_seeds():
+    """Three values of two seeds are of three conditions: each may vary between environments alone."""
+    first, *_, last = room.spreads(measured([1, 50, 900], [1, 50, 902]), "difference", "99_nowhere")
+    assert (
+        first == (1, 0, 2, math.inf)
+        and last.mean == 901
+        and last.room == pytest.approx(900.5 / math.sqrt(2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "values", "room_is"),
+    [
+        (">= 0.5", [1.0, 1.0], math.inf),
+        (">= 0.5", [0.4, 0.4], -math.inf),
+        ("<= 2", [1.0, 1.5], 0.75 / math.sqrt(0.125)),
+        ("<= 1e-5", [1e-8, 9e-8], math.inf),  # rounding
+        ("== 1", [1.0, 1.0], math.inf),
+        ("== 1", [1.0, 1.5], -0.25 / math.sqrt(0.125)),  # what is counted does not vary
+    ],
+)
+def test_room(asked, values, room_is):
+    row = replace(
+        CLAIM, true={"difference": asked}, measured=[replace(GOOD, values={"difference": values})]
+    )
+    assert room.rooms(row) == {("99_nowhere", "difference"): pytest.approx(room_is)}
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """A ledger of one claim beside a chapter of three cells, which measures it."""
+    for name in ("SAR_RECORD", "SAR_MEASURED"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "data" / "claims.toml"
+    path.parent.mkdir()
+    path.write_text(ROW)
+    cells = [
+        "from pathlib import Path\nfrom sar_minimal.lab.ledger import claim\nvalue = 2.0",
+        f"claim('C99', value, path=Path({str(path)!r}))",
+        "1 / 0",
+    ]
+    (tmp_path / "chapters").mkdir()
+    notebook = v4.new_notebook(cells=[v4.new_markdown_cell("a"), *map(v4.new_code_cell, cells)])
+    nbformat.write(notebook, tmp_path / "chapters" / "99_nowhere.ipynb")
+    return path
+
+
+def test_elsewhere_is_kept_apart_and_whatever_comes_out(book, monkeypatch):
+    """A measurement that does not meet its condition is kept too, and the cell still fails."""
+    claim_it = lambda value: claim("C99", value, path=book)  # noqa: E731
+    monkeypatch.setenv("SAR_RECORD", "99_nowhere")
+    claim_it(1.0)
+    monkeypatch.setenv("SAR_MEASURED", str(book.parent / "measured" / "AVX2"))
+    with pytest.raises(AssertionError, match="which needs difference >= 0.5"):
+        claim_it(0.49999)
+    row = ledger(book)["C99"]
+    assert [r.values for r in row.measured] == [{"difference": [1.0]}]
+    assert [r.values for r in row.elsewhere["AVX2"]] == [{"difference": [0.49999]}]
+    assert room.rooms(row)["99_nowhere", "difference"] < room.ROOM
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "code"),
+    [("2.0", "as in the book", 0), ("0.7", "met, but further off", 0), ("0.4", "NOT MET", 1)],
+)
+def test_a_chapter_is_measured_here(book, monkeypatch, capsys, value, verdict, code):
+    """Also behind a cell that fails; nothing of the book is written."""
+    record = {"C99": {k: v for k, v in GOOD.__dict__.items() if k != "chapter"} | {"values": {"difference": [1.9, 2.1]}}}  # fmt: skip
+    (book.parent / "measured").mkdir()
+    (book.parent / "measured" / "99_nowhere.json").write_text(json.dumps(record))
+    chapter = book.parents[1] / "chapters" / "99_nowhere.ipynb"
+    chapter.write_text(chapter.read_text().replace("value = 2.0", f"value = {value}"))
+    before = {p: p.read_bytes() for p in book.parents[1].rglob("*") if p.is_file()}
+    monkeypatch.setattr(room.compared, "__defaults__", (book,))
+    monkeypatch.setattr("sar_minimal.lab.report.select.__defaults__", (book,))
+    assert cli.main(["measure", "c99"]) == code
+    out = capsys.readouterr().out
+    assert f"C99 difference: {verdict}" in out
+    assert f"asked >= 0.5; here {value.removesuffix('.0')}; in the book 2 +- 0.14 (n = 2)" in out
+    assert {p: p.read_bytes() for p in book.parents[1].rglob("*") if p.is_file()} == before
