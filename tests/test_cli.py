@@ -158,7 +158,7 @@ def test_a_bug_of_ours_is_shown_as_one(monkeypatch, error):
         (["fly"], "invalid choice: 'fly'"),
         (["claims", "--json", "--markdown"], "not allowed with argument"),
         (["claims", "C10", "--csv"], "unrecognized arguments: --csv"),
-        (["claims", "C10", "C31"], "C31: no such claim; the ledger has C01, C02, C03, "),
+        (["claims", "C10", "C91"], "C91: no such claim; the ledger has C01, C02, C03, "),
         (["train", "copy", "--model", "sar"], "required: --out"),
         (["train", "copy", "--out", "OUT"], "required: --model"),
         (["train", "copy", "--model", "gpt", "--out", "OUT"], "invalid choice: 'gpt'"),
@@ -471,7 +471,13 @@ def test_claims(call):
     words = " ".join(out.split())
     for c in rows.values():
         assert " ".join(c.claim.split()) in words and c.because in words
-        assert all(line in words for r in c.measured for line in c.lines(r.values))
+        for r in c.measured:
+            asked = [
+                (n, line.partition(" (asked")[0])
+                for n, line in zip(r.values, c.lines(r.values), strict=True)
+            ]
+            assert all(f"{c.side(name)} {line}" in words for name, line in asked)
+        assert all(f"not measured; {key}: {says}" in words for key, says in c.sources.items())
         assert not c.is_open or f"open {c.chapters[0]} (to come)" in words
     assert max(map(len, out.splitlines())) <= 120
     assert f"{len(rows)} claims: " in out.splitlines()[-1]
@@ -505,16 +511,19 @@ def test_claims_as_json_in_a_pipe():
     assert out.stderr == b""
     rows = json.loads(out.stdout)
     assert [row["id"] for row in rows] == list(ledger())
-    kinds = dict.fromkeys("id section claim formal verdict because experiment".split(), str)
-    kinds |= {"chapters": list, "supports": dict, "measured": list}
+    kinds = dict.fromkeys("id section claim formal verdict because experiment effect".split(), str)
+    kinds |= dict.fromkeys("true false undefined sound sources room elsewhere".split(), dict)
+    kinds |= {"place": list, "terms": list, "chapters": list, "measured": list, "seeds": int}
     record = dict.fromkeys("chapter date size device commit".split(), str)
     record |= {"seeds": list, "values": dict}
     for row in rows:
         assert {name: type(value) for name, value in row.items()} == kinds
-        assert bool(row["supports"]) == bool(row["because"]) == (row["verdict"] != "open")
+        supports = row["true"] | row["false"] | row["undefined"] | row["sound"]
+        evidence = supports or row["sources"]
+        assert bool(evidence) == bool(row["because"]) == (row["verdict"] != "open")
         for r in row["measured"]:
             assert {name: type(value) for name, value in r.items()} == record
-            assert r["values"].keys() == row["supports"].keys()
+            assert r["values"].keys() == supports.keys()
             assert all(type(v) is float for values in r["values"].values() for v in values)
     assert any(row["measured"] for row in rows)
 

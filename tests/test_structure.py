@@ -19,7 +19,15 @@ LAB = 3886  # of the lab; 2,800 was the aim before damage, attack, rule and room
 PACKAGE_LINES = 9622  # of the core and all wings; 7,900 was the aim then
 LONGEST = 300  # lines of a file, but in lab/
 # What a function may import, since it need not be installed, or since it takes long (0.2 s and more).
-OPTIONAL = {"transformers", "x_transformers", "Pinyin2Hanzi", "matplotlib", "mplfonts", "nbformat"}
+OPTIONAL = {
+    "transformers",
+    "x_transformers",
+    "Pinyin2Hanzi",
+    "matplotlib",
+    "mplfonts",
+    "nbformat",
+    "nbclient",
+}
 SLOW = {"pypinyin", "cn2an"}
 NEEDS_MATPLOTLIB = {"plots"}
 STARTS_QUICKLY = "lab/cli.py"  # so it imports what a command needs when the command is given

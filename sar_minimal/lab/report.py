@@ -81,7 +81,7 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
     for c in claims:
         names = (s if _written(s) and not c.is_open else f"{s} (to come)" for s in c.chapters)
         lines.append("")
-        add(f"{c.id:4} {c.section:12} {c.verdict:12} {', '.join(names)}", 0, 31)
+        add(f"{c.id:4} {c.section:12} {c.verdict:12} {', '.join(names) or 'from papers'}", 0, 31)
         add(c.claim, 5, 5)
         if c.because:
             add(f"{c.verdict}: {c.because}", 5, 7)
@@ -101,7 +101,7 @@ def as_json(claims: list[Claim]) -> str:
     for row, c in zip(rows, claims, strict=True):
         row["section"], row["room"] = c.section, {f"{s}: {n}": v for (s, n), v in rooms(c).items()}
         row["room"] = {name: None if v == float("inf") else v for name, v in row["room"].items()}
-    return json.dumps(rows, indent=2, ensure_ascii=False)
+    return json.dumps(rows, indent=2)
 
 
 def as_table(claims: list[Claim]) -> str:
