@@ -72,7 +72,7 @@ format: $(READY) ## repair style
 
 # What a chapter measures for its claims goes into the ledger, and from there onto the ledger's page.
 run-nb: $(READY) ## execute the chapters in place, normalise them, keep what they measured
-	set -e; for nb in $(filter-out %/ledger.ipynb,$(NB)); do \
+	set -e; for nb in $(filter-out %/ledger.ipynb %/references.ipynb,$(NB)); do \
 	  case "/$$nb" in */chapters/[0-9][0-9]_*) chapter=$$(basename "$$nb" .ipynb) ;; *) chapter= ;; esac; \
 	  SAR_RECORD=$$chapter $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.timeout=1200 --KernelManager.transport_encryption=auto "$$nb"; \

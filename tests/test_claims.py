@@ -109,6 +109,13 @@ def test_the_page_is_what_the_ledger_generates():
     assert same, "to make it again: sar ledger"
 
 
+def test_the_readme_counts_the_claims():
+    text = report.README.read_text(encoding="utf-8")
+    first_screen = "".join(text.splitlines(keepends=True)[:12])
+    assert f"<!-- ledger -->{report.count(ledger().values())}<!-- end -->" in first_screen
+    assert report.summarised(text) == text, "to write it again: sar ledger"
+
+
 # ---------------------------------------------------------------- measurements and seeds
 
 

@@ -255,6 +255,14 @@ def test_the_bayes_limit_is_that_of_all_texts():
     assert (short.sentences_at_most >= found.sentences - 1e-12).all()
 
 
+def test_pairs_may_be_tuples():
+    """A text that is right is right whatever holds its tokens."""
+    lexicon = Lexicon([(4,), (5,)], [(10,), (10,)], np.log([0.6, 0.4]))
+    for kind in (list, tuple):
+        limit = bayes_limit(lexicon, Split([kind([10, 10])], [kind([4, 4])]))
+        assert limit.right_sentences.tolist() == [True] and limit.right_characters.tolist() == [2]
+
+
 def test_the_two_best_differ():
     # 4 5 and 5 4 and 6 6: the most probable text, and the most probable token at each place.
     words, readings = [(4, 5), (4, 6), (5, 6)], [(10, 10)] * 3

@@ -174,5 +174,7 @@ def bayes_limit(lexicon: Lexicon, split: Split, limit: int = 20_000) -> BayesLim
         likely = [max(p, key=p.__getitem__) for p in marginals]
         expected = sum(p[v] for p, v in zip(marginals, likely, strict=True))
         right = sum(a == b for a, b in zip(likely, y, strict=True))
-        rows.append((len(x), expected, text.probability, text.at_most, right, text.tokens == y))
+        rows.append(
+            (len(x), expected, text.probability, text.at_most, right, text.tokens == list(y))
+        )
     return BayesLimit(*map(np.array, zip(*rows, strict=True)))

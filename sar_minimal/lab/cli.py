@@ -108,9 +108,9 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     text = "run the chapters of some claims here, and put what they measure beside the book"
     measure = commands.add_parser("measure", help=text)
     measure.add_argument("ids", nargs="*", metavar="ID", help="such as C10 (default: all, an hour)")
-    text = "write the ledger of claims as a page of the book"
+    text = "write the ledger of claims and the sources as pages of the book"
     add = commands.add_parser("ledger", help=text).add_argument
-    add("--out", type=_path, metavar="FILE", help="a notebook (chapters/ledger.ipynb)")
+    add("--out", type=_path, metavar="FILE", help="the ledger alone, as a notebook")
     add = commands.add_parser("cards", help="write the card of each data set").add_argument
     add("--out", type=_path, metavar="DIR", help="the folder for them (data)")
     return main
@@ -373,9 +373,12 @@ def _measure(ids) -> int:
 
 def _ledger(out) -> None:
     from ..tasks.files import write_atomically
-    from .report import PAGE, page
+    from .report import PAGE, README, SOURCES_PAGE, page, sources_page, summarised
 
     write_atomically(out or PAGE, page().encode())
+    if out is None:
+        write_atomically(SOURCES_PAGE, sources_page().encode())
+        write_atomically(README, summarised(README.read_text("utf-8")).encode())
 
 
 def _cards(out) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ..errors import MissingPackage, Refusal
 from .claims import COLOURS, LEDGER, SIDES, Claim, Record, ledger, spread
+from .references import REFERENCES, cited, entries, references
 from .room import rooms, spreads
 from .tables import as_markdown
 
 BOOK = LEDGER.parents[1] / "chapters"
-PAGE = BOOK / "ledger.ipynb"
+PAGE, SOURCES_PAGE = BOOK / "ledger.ipynb", BOOK / "references.ipynb"
+README = LEDGER.parents[1] / "README.md"
 TITLES = {
     "1": "Section 1: background",
     "2": "Section 2: the core idea",
@@ -129,11 +131,6 @@ def _link(stem: str, folder: str = "", missing: str = "") -> str:
 def page(path: Path = LEDGER) -> str:
     """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored. Raises
     MissingPackage where nbformat is not installed."""
-    try:
-        from nbformat import v4, writes
-    except ImportError as error:
-        missing = 'nbformat is not installed: pip install "sar-minimal[book]"'
-        raise MissingPackage(missing, name="nbformat") from error
     claims, rows = select([], path), []
     sections = defaultdict(list)  # of the document: 1, 2, ...
     for c in claims:
@@ -144,12 +141,35 @@ def page(path: Path = LEDGER) -> str:
     texts = [INTRO.format(counts=count(claims), bears=bears, table=table)]
     for key, details in sorted(sections.items()):
         texts.append("\n\n".join([f"## {TITLES.get(key, f'Section {key}')}", *details]))
-    cells = [v4.new_markdown_cell(text, id=f"ledger{n:02}") for n, text in enumerate(texts)]
+    return _notebook(texts, "ledger")
+
+
+def sources_page(path: Path = REFERENCES) -> str:
+    """The sources as a notebook, like ``page``."""
+    return _notebook([SOURCES, "\n\n".join(entries(references(path).values()))], "sources")
+
+
+def summarised(text: str, path: Path = LEDGER) -> str:
+    """The README with the count of today's claims between its two marks."""
+    return re.sub("(<!-- ledger -->).*?(<!-- end -->)", rf"\g<1>{count(select([], path))}\2", text)
+
+
+def _notebook(texts: Iterable[str], name: str) -> str:
+    try:
+        from nbformat import v4, writes
+    except ImportError as error:
+        missing = 'nbformat is not installed: pip install "sar-minimal[book]"'
+        raise MissingPackage(missing, name="nbformat") from error
+    cells = [v4.new_markdown_cell(text, id=f"{name}{n:02}") for n, text in enumerate(texts)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return writes(v4.new_notebook(cells=cells, metadata=metadata)) + "\n"
 
 
+SOURCES = """# Sources
+
+What the book cites, with what it uses of each, in our words. Authors, title and year of each were looked up; where and \
+when stands in [references.toml](../data/references.toml), from which this page is made (`sar ledger`)."""
 INTRO = """# The ledger of claims
 
 Each claim of the document that can be tested, in our words, with the verdict that the chapters' \
@@ -175,14 +195,10 @@ def _details(c: Claim) -> str:
     facts += [f"- In the document's words: {_plain('; '.join(c.terms))}"] * bool(c.terms)
     facts += [f"- The smallest effect that matters: {_plain(c.effect)}"] * bool(c.effect)
     facts.append(f"- Verdict: {verdict}")
-    facts += [f"- Not measured; {_cited(key)}: {_plain(says)}" for key, says in c.sources.items()]
+    facts += [f"- Not measured; {cited(key)}: {_plain(says)}" for key, says in c.sources.items()]
     parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({_plain(c.where)})", "\n".join(facts)]
     for r in c.measured:
         parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
         head = ["bears on", "measurement", "measured", "asked", "mean and deviation", "room"]
         parts.append(as_markdown(head, [tuple(map(_plain, row)) for row in evidence(c, r)]))
     return "\n\n".join(parts)
-
-
-def _cited(key: str) -> str:
-    return f"[{key}](references.ipynb#{key})"
