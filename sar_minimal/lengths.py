@@ -52,7 +52,7 @@ def uniform_copy(x: Tensor, S: Tensor, T: Tensor) -> Tensor:
 
 
 class LengthSAR(Model):
-    """p(T | x), then p(y_t | x, T) for all t at once: a predicted length (Gu 2018; Lee 2018).
+    """p(T | x), then p(y_t | x, T) for all t at once: a predicted length (Lee 2018; Gu 2018).
 
     Algorithm 1 reads ``<s>`` and x stretched to T by ``uniform_copy``. T is said by a head over
     ``<s>``, out of Algorithm 1's content stream, which reads x as it is for this. ``max_length``

@@ -23,7 +23,7 @@ class _Level(NamedTuple):
 
 
 class KneserNey:
-    """An interpolated Kneser-Ney language model over ``order`` tokens (Kneser & Ney 1995).
+    """An interpolated Kneser-Ney language model over ``order`` tokens (Chen & Goodman 1999).
 
     With h the n - 1 tokens before w, and h' the same without the first of them, ::
 

@@ -85,6 +85,14 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
         lines.append("")
         add(f"{c.id:4} {c.section:12} {c.verdict:12} {', '.join(names) or 'from papers'}", 0, 31)
         add(c.claim, 5, 5)
+        facts = {
+            "place": "; ".join(c.place),
+            "in its words": "; ".join(c.terms),
+            "formally": c.formal,
+        }
+        for what, text in (facts | {"smallest effect that matters": c.effect}).items():
+            if text:
+                add(f"{what}: {text}", 5, 7)
         if c.because:
             add(f"{c.verdict}: {c.because}", 5, 7)
         for r in c.measured:
