@@ -486,7 +486,7 @@ def test_claims(call):
 def test_claims_by_id(call):
     code, out, err = call("claims", "c10", "C08")
     assert (code, err) == (0, "") and re.findall(r"^C\d+", out, re.M) == ["C08", "C10"]
-    assert out.endswith("2 claims: holds 1, fails 1\n")
+    assert out.endswith("2 claims: holds 1, conditional 1\n")
     assert call("claims", "C08", "--json", "C10") == call("claims", "--json", "C08", "C10")
 
 

@@ -122,13 +122,13 @@ def dependencies(ax, matrix, rows: list[str], columns: list[str], title="", mark
 
 
 def graph(
-    ax, nodes: dict[str, tuple[float, float]], edges: list[tuple[str, str]], title="", colours=None
+    ax, nodes: dict[str, tuple[float, float]], edges, title="", colours=None, style="-|>"
 ) -> None:
-    """Nodes at given places, arrows between them, bent over the nodes that stand between."""
+    """Nodes at given places; from a to b of each edge an arrow ("-": a line), bent over others."""
     for a, b in edges:
         (x0, y0), (x1, y1) = nodes[a], nodes[b]
         bend = -0.45 if y0 == y1 and abs(x1 - x0) > 1 else 0.0
-        look = {"arrowstyle": "-|>", "color": GREY, "connectionstyle": f"arc3,rad={bend}"}
+        look = {"arrowstyle": style, "color": GREY, "connectionstyle": f"arc3,rad={bend}"}
         ax.annotate("", (x1, y1), (x0, y0), arrowprops=look | {"shrinkA": 11, "shrinkB": 11})
     for name, (x, y) in nodes.items():
         ax.scatter([x], [y], s=420, color=(colours or {}).get(name, SKY), zorder=3)
