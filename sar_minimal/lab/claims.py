@@ -220,7 +220,8 @@ class Verdict:
 
     def lines(self) -> list[str]:
         seeds = [f"seeds: {', '.join(map(str, self.seeds))}"] if self.seeds else []
-        return self.claim.lines(self.measured) + seeds
+        cited = [f"not measured; {key}: {says}" for key, says in self.claim.sources.items()]
+        return self.claim.lines(self.measured) + seeds + cited
 
     def __repr__(self) -> str:
         c = self.claim
@@ -265,7 +266,7 @@ def gathered(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -
     if row.is_open:
         raise Refusal(f"{row.id} is open: the ledger has no verdict for a measurement to support")
     if not isinstance(measured, Mapping):
-        measured = {next(iter(row.supports)): measured}
+        measured = {next(iter(row.supports), "a number"): measured}
     named = set(measured) == set(row.supports)
     expect(named, row.id, f"measurements of {sorted(row.supports)}", sorted(measured))
     values = {}
