@@ -5,10 +5,8 @@ such as ``"largest difference" = "<= 1e-6"``, and sources, each for or against. 
 verdict follows by one rule (``Claim.follows``), while all the inequalities are met. A chapter
 measures and calls ``claim`` (``ledger.py``), which fails the run when one is not.
 
-People write that file, and no program does. What was measured stands beside it, in
-``data/measured``, one file a chapter, written by ``make run-nb`` (``ledger.py``), which puts both
-onto the ledger's page (``report.py``); and what other numeric environments measured in folders
-below it, written by ``make spread``.
+People write that file, no program does. What was measured stands in ``data/measured``: a chapter's
+by ``make run-nb``, that of other numeric environments in folders below it by ``make spread``.
 """
 
 import html

@@ -1,8 +1,8 @@
 """``claim``: what a chapter calls with what it has measured; and how that is kept.
 
 ``claim`` calls ``record`` when ``SAR_RECORD`` names the chapter, as it does under ``make run-nb``.
-With ``SAR_MEASURED``, a folder, too, what is measured is kept there instead, whatever comes out:
-so do ``make spread``, for each numeric environment, and ``sar measure``, for a reader's machine.
+With ``SAR_MEASURED``, a folder, too, what is measured is kept there instead, whatever comes out: so
+do ``make spread``, for numeric environments, and ``sar measure``, for a reader's machine.
 """
 
 import os
