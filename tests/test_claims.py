@@ -60,7 +60,7 @@ def calls(path):
 
 def complaints(row, written):
     """What is wrong with a claim's records; ``written``: the chapters that exist."""
-    due = [] if row.is_open else sorted(set(row.chapters) & set(written))
+    due = sorted(set(row.chapters) & set(written)) if row.supports else []
     there = [r.chapter for r in row.measured]
     wrong = [] if there == due else [f"{row.id}: expected records of {due}, got {there}"]
     for r in row.measured:
@@ -147,6 +147,21 @@ def test_a_tensor_is_as_good_as_a_list(book):
 def test_what_is_no_number_supports_nothing(book, value):
     with pytest.raises(ValueError, match="C99: difference: expected finite numbers"):
         claim("C99", {"difference": value}, path=book)
+
+
+def test_a_claim_that_rests_on_papers_has_a_card_with_them_and_no_record(book, monkeypatch):
+    """The chapter that shows it passes {}; there is nothing that a machine could measure."""
+    cited = """[claim.sources]\nguo2017 = "true: <b> they say so"\n"""
+    book.write_text(ROW.partition("[claim.true]")[0] + cited)
+    monkeypatch.setenv("SAR_RECORD", "99_nowhere")
+    verdict = claim("C99", {}, path=book)
+    assert "holds: of arithmetic\n  not measured; guo2017: true: <b> they say so" in repr(verdict)
+    card = verdict._repr_html_()
+    assert "not measured; guo2017: true: &lt;b&gt; they say so" in card
+    assert list(book.parent.iterdir()) == [book] and complaints(ledger(book)["C99"], WRITTEN) == []
+    for measured in (1.0, {"difference": 1.0}):
+        with pytest.raises(ValueError, match=r"C99: expected measurements of \[\], got"):
+            claim("C99", measured, path=book)
 
 
 def test_names_must_be_the_ledgers(book):

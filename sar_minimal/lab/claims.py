@@ -5,10 +5,8 @@ such as ``"largest difference" = "<= 1e-6"``, and sources, each for or against. 
 verdict follows by one rule (``Claim.follows``), while all the inequalities are met. A chapter
 measures and calls ``claim`` (``ledger.py``), which fails the run when one is not.
 
-People write that file, and no program does. What was measured stands beside it, in
-``data/measured``, one file a chapter, written by ``make run-nb`` (``ledger.py``), which puts both
-onto the ledger's page (``report.py``); and what other numeric environments measured in folders
-below it, written by ``make spread``.
+People write that file, no program does. What was measured stands in ``data/measured``: a chapter's
+by ``make run-nb``, that of other numeric environments in folders below it by ``make spread``.
 """
 
 import html
@@ -220,7 +218,8 @@ class Verdict:
 
     def lines(self) -> list[str]:
         seeds = [f"seeds: {', '.join(map(str, self.seeds))}"] if self.seeds else []
-        return self.claim.lines(self.measured) + seeds
+        cited = [f"not measured; {key}: {says}" for key, says in self.claim.sources.items()]
+        return self.claim.lines(self.measured) + seeds + cited
 
     def __repr__(self) -> str:
         c = self.claim
@@ -265,7 +264,7 @@ def gathered(row: Claim, measured: float | Mapping, seeds: Sequence[int] = ()) -
     if row.is_open:
         raise Refusal(f"{row.id} is open: the ledger has no verdict for a measurement to support")
     if not isinstance(measured, Mapping):
-        measured = {next(iter(row.supports)): measured}
+        measured = {next(iter(row.supports), "a number"): measured}
     named = set(measured) == set(row.supports)
     expect(named, row.id, f"measurements of {sorted(row.supports)}", sorted(measured))
     values = {}

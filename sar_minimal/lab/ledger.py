@@ -1,8 +1,8 @@
 """``claim``: what a chapter calls with what it has measured; and how that is kept.
 
 ``claim`` calls ``record`` when ``SAR_RECORD`` names the chapter, as it does under ``make run-nb``.
-With ``SAR_MEASURED``, a folder, too, what is measured is kept there instead, whatever comes out:
-so do ``make spread``, for each numeric environment, and ``sar measure``, for a reader's machine.
+With ``SAR_MEASURED``, a folder, too, what is measured is kept there instead, whatever comes out: so
+do ``make spread``, for numeric environments, and ``sar measure``, for a reader's machine.
 """
 
 import os
@@ -32,9 +32,9 @@ def claim(
     """Hold measurements against the ledger; returns the verdict, for a cell to show.
 
     measured: name to a number, or to a list of them, one per seed, all of which must meet the
-    condition; a bare number where the ledger asks for one measurement only. seeds: those that the
-    measurement was made with, where something is trained or drawn.
-    With ``SAR_RECORD=<chapter>`` in the environment the measurement is kept.
+    condition; a bare number where the ledger asks for one measurement only; {} where the verdict
+    rests on sources alone. seeds: those that the measurement was made with, where something is
+    trained or drawn. With ``SAR_RECORD=<chapter>`` in the environment the measurement is kept.
     Raises KeyError for a claim the ledger does not have, ValueError when the claim is open, the
     names are not the ledger's, a value is not finite or the seeds are too few, ClaimFailed when a
     condition is not met.
@@ -43,6 +43,7 @@ def claim(
     if id not in rows:
         raise KeyError(f"{id}: the ledger has {', '.join(rows)}")
     chapter, elsewhere = (os.environ.get(f"SAR_{name}", "") for name in ("RECORD", "MEASURED"))
+    chapter *= bool(rows[id].supports)  # there is nothing to keep of what was only looked up
     if chapter and elsewhere:
         record(gathered(rows[id], measured, seeds), chapter, Path(elsewhere))
     verdict = hold(rows[id], measured, seeds)
