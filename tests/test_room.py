@@ -21,8 +21,6 @@ CRAMPED = {
     ("04_dual_stream_attention", "pinyin, trained: characters, full minus causal"),
     ("06_limits", "sentences right: step by step on 400 minus one pass on 6,400"),
     ("06_limits", "sentences right, one pass: 6,400 sentences minus 1,600"),
-    ("07_theory", "smallest KL term of the shifted loss, nats"),
-    ("07_theory", "trained gap / TC - 1, homophone"),
 }  # fmt: skip
 CLAIM = Claim(**tomllib.loads(ROW)["claim"][0] | {"seeds": 2})
 
