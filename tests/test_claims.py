@@ -85,7 +85,9 @@ def test_every_claim_is_made_by_its_chapters_and_no_chapter_makes_another():
 
 
 def test_the_ledger_has_every_claim_in_order():
-    assert list(ledger()) == [f"C{n:02}" for n in range(1, 38)]
+    """None is taken out; the ids of what is added are given out ahead, so there may be gaps."""
+    ids = list(ledger())
+    assert ids == sorted(ids) and ids[:37] == [f"C{n:02}" for n in range(1, 38)]
 
 
 def test_every_chapter_has_recorded_what_it_measured():
