@@ -51,6 +51,15 @@ def test_what_points_at_a_source_finds_it():
     assert keys and keys <= set(references())
 
 
+@pytest.mark.parametrize("path", sorted(BOOK.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_every_citation_is_a_link(path):
+    """A name and a year in a chapter's text, such as Guo (2017) or Guo 2017, links to the source."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    text = re.sub(r"\[[^\]]*\]\([^)]*\)|`[^`]*`|\$[^$]*\$", "", text)
+    assert re.findall(r"[A-Z][\w-]+(?:'s)?,? \(?(?:18|19|20)\d\d[ab]?\b\)?", text) == []
+
+
 def test_an_entry(tmp_path):
     path = tmp_path / "references.toml"
     path.write_text(ONE)
