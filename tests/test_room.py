@@ -19,8 +19,6 @@ CRAMPED = {
     ("09_shifted_pretraining", "60 pieces: nats at k = 1, random shifts minus k = 1 trained as long"),
     ("09_shifted_pretraining", "8,000 pieces of text: nats at k = 1, random shifts minus k = 1"),
     ("04_dual_stream_attention", "pinyin, trained: characters, full minus causal"),
-    ("06_limits", "sentences right: step by step on 400 minus one pass on 6,400"),
-    ("06_limits", "sentences right, one pass: 6,400 sentences minus 1,600"),
     ("03_shifted_losses", "smallest KL term of the shifted loss, nats"),
     ("07_theory", "smallest KL term of the shifted loss, nats"),
     ("07_theory", "trained gap / TC - 1, homophone"),
