@@ -18,8 +18,6 @@ from sar_minimal.lab.ledger import claim
 CRAMPED = {
     ("09_shifted_pretraining", "60 pieces: nats at k = 1, random shifts minus k = 1 trained as long"),
     ("09_shifted_pretraining", "8,000 pieces of text: nats at k = 1, random shifts minus k = 1"),
-    ("06_limits", "sentences right: step by step on 400 minus one pass on 6,400"),
-    ("06_limits", "sentences right, one pass: 6,400 sentences minus 1,600"),
 }  # fmt: skip
 CLAIM = Claim(**tomllib.loads(ROW)["claim"][0] | {"seeds": 2})
 
