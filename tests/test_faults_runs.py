@@ -232,20 +232,20 @@ def test_a_killed_process_lets_go(tmp_path):
 CLAIM = """
 [[claim]]
 id = "{}"
-section = "9"
+place = ["9"]
 claim = "c"
 formal = "f"
 verdict = "holds"
 because = "b"
 chapters = ["99_nowhere"]
 experiment = "e"
-supports = {{n = "> 0"}}
+true = {{n = "> 0"}}
 """
 
 
 def _record(path, id):
     row = ledger(path)[id]
-    records.record(Verdict(row, {"n": [1.0]}), "99_nowhere", path)
+    records.record(Verdict(row, {"n": [1.0]}), "99_nowhere", path.parent / "measured")
 
 
 @POSIX
