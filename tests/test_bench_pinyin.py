@@ -151,6 +151,9 @@ def test_the_dictionary_that_drew_the_text_is_near_its_bayes_limit(task, tables)
     assert abs(limit["characters"].value - character_rate(right, lengths).value) < 0.05
     assert abs(limit["sentences"].value - sentence_rate(right == lengths).value) < 0.2
     assert limit["characters"].low < limit["characters"].value < limit["characters"].high
+    # The limit is a mean of probabilities, which vary less than whether a sentence is right.
+    wide = sentence_rate(right == lengths)
+    assert 0 < limit["sentences"].high - limit["sentences"].low < 0.8 * (wide.high - wide.low)
 
 
 @pytest.mark.parametrize("kind", ("sar", "ar"))

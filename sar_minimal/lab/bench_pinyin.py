@@ -300,7 +300,8 @@ def limit_row(task: Task, dictionary: WordModel) -> Row:
     """The exact Bayes limit of ``words``, expected over all texts its sources might have had."""
     limit = bayes_limit(Lexicon.from_model(dictionary, task.source, task.target), task.test)
     characters = character_rate(limit.characters, limit.lengths)
-    return _row("Bayes limit (exact)", characters, sentence_rate(limit.sentences))
+    sentences = difference(limit.sentences, 0.0)  # probabilities, not tosses: Wilson's is too wide
+    return _row("Bayes limit (exact)", characters, sentences)
 
 
 def _row(system: str, characters: Rate, sentences: Rate) -> Row:

@@ -29,7 +29,7 @@ def sentence_rate(whole: np.ndarray) -> Rate:
     return Rate(p, middle - half, middle + half)
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> Rate:
+def difference(ours: np.ndarray, theirs: np.ndarray | float) -> Rate:
     """What one has more of the same sentences than the other: the luck of the sentences cancels."""
     apart = np.asarray(ours, float) - theirs
     mean, half = float(apart.mean()), 1.96 * float(np.std(apart)) / math.sqrt(len(apart))
