@@ -14,13 +14,15 @@ import json
 import math
 import operator
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..errors import Refusal, expect
 
+T = TypeVar("T")
 LEDGER = Path(__file__).parents[2] / "data" / "claims.toml"
 COLOURS = {
     "holds": "#0072B2",
@@ -158,7 +160,6 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
     """All claims by id, each with its records, in the order of the chapters. Raises ValueError,
     naming the claim or the file, when the ledger or a file beside it is not what it should be."""
     records: dict[str, list[Record]] = {}
-    rows: dict[str, Claim] = {}
     others: dict[str, dict[str, list[Record]]] = {}
     for file in sorted((path.parent / "measured").glob("*.json")):
         for id, record in measured_in(file).items():
@@ -166,22 +167,34 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
     for file in sorted((path.parent / "measured").glob("*/*.json")):
         for id, record in measured_in(file).items():
             others.setdefault(id, {}).setdefault(file.parent.name, []).append(record)
-    try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))["claim"]
-    except (tomllib.TOMLDecodeError, KeyError) as error:
-        raise Refusal(f"{path.name}: expected tables [[claim]], in TOML ({error})") from error
-    for row in written:
-        try:
-            id = row.get("id")
-            claim = Claim(**row, measured=tuple(records.pop(id, ())), elsewhere=others.get(id, {}))
-        except TypeError as error:
-            name = row.get("id", "a claim without an id")
-            raise Refusal(f"{path.name}, {name}: {error}") from error
-        if claim.id in rows:
-            raise Refusal(f"{path.name}: {claim.id} is there twice")
-        rows[claim.id] = claim
+
+    def claim(row: dict[str, Any]) -> Claim:
+        id = row.get("id", "")
+        return Claim(**row, measured=tuple(records.pop(id, ())), elsewhere=others.get(id, {}))
+
+    rows = rows_of(path, "claim", "id", claim)
     for id, (record, *_) in records.items():
         raise Refusal(f"{record.chapter}.json: a record of {id}, which {path.name} does not have")
+    return rows
+
+
+def rows_of(path: Path, table: str, key: str, make: Callable[[dict[str, Any]], T]) -> dict[str, T]:
+    """What ``make`` makes of each [[table]] of a TOML file, by its ``key``. Raises Refusal, naming
+    the file and the row, for what is no such file, a field too many or too few, or a row twice."""
+    rows: dict[str, T] = {}
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))[table]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise Refusal(f"{path.name}: expected tables [[{table}]], in TOML ({error})") from error
+    for row in written:
+        try:
+            made = make(row)
+        except TypeError as error:
+            name = row.get(key, f"a {table} without {'an' if key[0] in 'aeiou' else 'a'} {key}")
+            raise Refusal(f"{path.name}, {name}: {error}") from error
+        if row[key] in rows:
+            raise Refusal(f"{path.name}: {row[key]} is there twice")
+        rows[row[key]] = made
     return rows
 
 

@@ -1,13 +1,12 @@
 """The book's sources: ``data/references.toml``, which people write, as a page that chapters link to."""
 
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Refusal, expect
-from .claims import LEDGER
+from ..errors import expect
+from .claims import LEDGER, rows_of
 
 REFERENCES = LEDGER.with_name("references.toml")
 KEY = re.compile(r"[a-z]+(\d{4}[a-z]?)?")  # the document has no year
@@ -41,20 +40,7 @@ class Reference:
 
 def references(path: Path = REFERENCES) -> dict[str, Reference]:
     """All sources by key, in the order of the file. Raises Refusal, naming what is wrong."""
-    found: dict[str, Reference] = {}
-    try:
-        rows = tomllib.loads(path.read_text(encoding="utf-8"))["reference"]
-    except (tomllib.TOMLDecodeError, KeyError) as error:
-        raise Refusal(f"{path.name}: expected tables [[reference]], in TOML ({error})") from error
-    for row in rows:
-        try:
-            reference = Reference(**row)
-        except TypeError as error:
-            raise Refusal(f"{path.name}, {row.get('key', 'without a key')}: {error}") from error
-        if reference.key in found:
-            raise Refusal(f"{path.name}: {reference.key} is there twice")
-        found[reference.key] = reference
-    return found
+    return rows_of(path, "reference", "key", lambda row: Reference(**row))
 
 
 def cited(key: str) -> str:

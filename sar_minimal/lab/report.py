@@ -58,11 +58,11 @@ BEARS = {
 def evidence(c: Claim, r: Record) -> list[tuple[str, ...]]:
     """A row a measurement, those of one side together: side, name, what was measured, what was
     asked, its mean and deviation over seeds and environments, and the room that leaves."""
-    rows, room = [], rooms(c)
+    rows = []
     for name, values in r.values.items():
         known = spreads(c, name, r.chapter) if name in c.supports else []
         most = min(known, key=lambda s: s.room, default=None)
-        left = f"{room[r.chapter, name]:.1f}" if most and most.deviation else "-"
+        left = f"{most.room:.1f}" if most and most.deviation else "-"
         rows.append((c.side(name), name, spread(values), c.asked(name), str(most or "-"), left))
     return sorted(rows, key=lambda row: [*SIDES, ""].index(row[0]))
 
