@@ -18,7 +18,7 @@ from sar_minimal.lab.bench_pinyin import (
     counted,
     dictionary_of,
     hits,
-    limit_row,
+    limit_rows,
     lines,
     measure,
     networks,
@@ -145,7 +145,9 @@ def test_every_system_converts_every_sentence(task, tables, models):
 
 
 def test_the_dictionary_that_drew_the_text_is_near_its_bayes_limit(task, tables):
-    limit = limit_row(task, dictionary_of("words", TINY)[0])
+    one_pass, limit = limit_rows(task, dictionary_of("words", TINY)[0])
+    assert one_pass["sentences"].value <= limit["sentences"].value
+    assert one_pass["characters"] == limit["characters"]
     right = hits(tables["dictionary"].decode(task.test.x), task.test.y)
     lengths = np.array(list(map(len, task.test.y)))
     assert abs(limit["characters"].value - character_rate(right, lengths).value) < 0.05

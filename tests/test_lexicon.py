@@ -90,6 +90,8 @@ def agrees(lattice, paths):
     for y, q, at_most in texts:
         assert q == at_most == pytest.approx(p[tuple(y)], abs=1e-12)
         assert lattice.probability(y) == pytest.approx(q, abs=1e-12)
+    of_texts = -math.fsum(q * math.log(q) for q in p.values() if q)
+    assert lattice.entropy() == pytest.approx(of_texts, abs=1e-9)
     heaviest = sorted(paths, key=lambda path: -path[0])
     assert [w for w, _ in lattice.paths()] == pytest.approx([w for w, _ in heaviest])
     again = {(joined(words), tuple(map(len, words))) for _, words in lattice.paths()}
@@ -235,9 +237,12 @@ def test_the_bayes_limit_is_that_of_all_texts():
     assert found.characters == pytest.approx(characters, abs=1e-12)
     assert found.sentences == pytest.approx(sentences, abs=1e-12)
     assert (found.sentences_at_most == found.sentences).all()
-    rates = found.rates()
-    assert rates["sentences, expected at least"] == pytest.approx(np.mean(sentences))
-    assert rates["characters, expected"] == pytest.approx(sum(characters) / sum(map(len, xs)))
+    for x, ys, one_pass in zip(xs, given.values(), found.one_pass, strict=True):
+        likely = [
+            max((4, 5, 6), key=lambda v: sum(p for y, p in ys.items() if y[t] == v))
+            for t in range(len(x))
+        ]
+        assert one_pass == pytest.approx(ys.get(tuple(likely), 0.0) / sum(ys.values()), abs=1e-12)
 
     # Drawn texts meet the expectation: y from p(y | x), within five standard errors.
     rng = random.Random(0)
@@ -270,6 +275,7 @@ def test_the_two_best_differ():
     limit = bayes_limit(lexicon, Split([[10, 10]], [[4, 6]]))
     assert limit.sentences[0] == pytest.approx(0.4)
     assert limit.characters[0] == pytest.approx(0.7 + 0.6)
+    assert limit.one_pass[0] == pytest.approx(0.3)
     assert limit.right_characters[0] == 2 and not limit.right_sentences[0]
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..checks import check_whole
 
@@ -165,6 +165,35 @@ class Lattice:
                 grown = self._grow(alpha, longer)
                 bound = sum(a * ahead[i][longer[spelled[i] :]] for i, a in grown.items())
                 heapq.heappush(heap, (-bound, next(tie), longer, grown))
+
+    def entropy(self) -> float:
+        """H(y | x) in nats, over the texts, each with all of its segmentations summed: exact.
+
+        H(y | x) = sum_t E[-log p(y_t | y_<t, x)], over beginnings as in ``texts``. Those that have
+        the same future are one state: where a word may have ended, with what weight (to 12 digits),
+        and what has been spelled since. So states are summed over, of which there are few.
+        """
+        H, spelled = 0.0, self.spelled
+        begun: list[dict[Word, float]] = [{} for _ in self.arcs]  # p of the words that begin so
+        begun[-1][()] = 1.0
+        for shares, words in zip(begun, self.chain, strict=True):
+            for word, (_, p) in words.items():
+                for n in range(len(word)):
+                    shares[word[:n]] = shares.get(word[:n], 0.0) + p
+        states: dict[Any, tuple[float, Word, dict[int, float]]] = {0: (1.0, (), {0: 1.0})}
+        for _ in range(spelled[-1]):
+            before, states = states.values(), {}
+            for share, y, alpha in before:
+                for token in set().union(*(self._ahead[1][i][y[spelled[i] :]] for i in alpha)):
+                    longer = (*y, token)
+                    grown = self._grow(alpha, longer)
+                    rest = {i: longer[spelled[i] :] for i in grown}
+                    if p := sum(a * begun[i][rest[i]] for i, a in grown.items()):
+                        H -= share * p * math.log(p)
+                        grown = {i: a / p for i, a in grown.items()}
+                        key = frozenset((i, rest[i], round(a, 12)) for i, a in grown.items())
+                        states[key] = (states.get(key, (0.0,))[0] + share * p, longer, grown)
+        return H
 
     def _grow(self, alpha: dict[int, float], y: Word) -> dict[int, float]:
         """alpha of y from that of y without its last token: where a word ends or may yet go on."""

@@ -130,27 +130,17 @@ class Lexicon:
 class BayesLimit:
     """What no decoder can beat, and what the best ones got, of each of N sentences.
 
-    ``characters`` and ``sentences`` are the hits expected given x, over all y that the model might
-    have drawn; the realised ones count the y that it did draw.
+    ``characters``, ``sentences`` and ``one_pass`` are the hits expected given x, over all y that
+    the model might have drawn; the right ones count the y that it did draw.
     """
 
     lengths: np.ndarray  # (N,) T
     characters: np.ndarray  # (N,) sum_t max_v p(y_t = v | x)
     sentences: np.ndarray  # (N,) max_y p(y | x), or that of the text found
     sentences_at_most: np.ndarray  # (N,) the same where the search ended, else an upper bound
+    one_pass: np.ndarray  # (N,) p(y | x) of the text that has argmax p(y_t | x) at each t
     right_characters: np.ndarray  # (N,) how many of the drawn y_t the best for characters has
     right_sentences: np.ndarray  # (N,) whether the best for sentences is the drawn y
-
-    def rates(self) -> dict[str, float]:
-        """Shares of characters and of sentences: expected (the bound's two ends) and realised."""
-        T = self.lengths.sum()
-        return {
-            "characters, expected": self.characters.sum() / T,
-            "characters, realised": self.right_characters.sum() / T,
-            "sentences, expected at least": self.sentences.mean(),
-            "sentences, expected at most": self.sentences_at_most.mean(),
-            "sentences, realised": self.right_sentences.mean(),
-        }
 
 
 def bayes_limit(lexicon: Lexicon, split: Split, limit: int = 20_000) -> BayesLimit:
@@ -174,7 +164,6 @@ def bayes_limit(lexicon: Lexicon, split: Split, limit: int = 20_000) -> BayesLim
         likely = [max(p, key=p.__getitem__) for p in marginals]
         expected = sum(p[v] for p, v in zip(marginals, likely, strict=True))
         right = sum(a == b for a, b in zip(likely, y, strict=True))
-        rows.append(
-            (len(x), expected, text.probability, text.at_most, right, text.tokens == list(y))
-        )
+        sentences = text.probability, text.at_most, lattice.probability(likely)
+        rows.append((len(x), expected, *sentences, right, text.tokens == list(y)))
     return BayesLimit(*map(np.array, zip(*rows, strict=True)))

@@ -296,12 +296,14 @@ def table(outcomes: dict[str, Outcome]) -> list[Row]:
     ]
 
 
-def limit_row(task: Task, dictionary: WordModel) -> Row:
-    """The exact Bayes limit of ``words``, expected over all texts its sources might have had."""
+def limit_rows(task: Task, dictionary: WordModel) -> list[Row]:
+    """Of ``words``, exact and expected over all texts its sources might have had: the likeliest
+    hanzi of each place, which one pass can at best say, and the Bayes limit."""
     limit = bayes_limit(Lexicon.from_model(dictionary, task.source, task.target), task.test)
-    characters = character_rate(limit.characters, limit.lengths)
-    sentences = difference(limit.sentences, 0.0)  # probabilities, not tosses: Wilson's is too wide
-    return _row("Bayes limit (exact)", characters, sentences)
+    whole = {"ideal one pass (exact)": limit.one_pass, "Bayes limit (exact)": limit.sentences}
+    letters = character_rate(limit.characters, limit.lengths)  # of both: one pass can have it
+    # Probabilities, not tosses: Wilson's interval is too wide.
+    return [_row(name, letters, difference(p, 0.0)) for name, p in whole.items()]
 
 
 def _row(system: str, characters: Rate, sentences: Rate) -> Row:
@@ -338,7 +340,7 @@ def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[Row]]]:
     systems = all_systems(task, plan, corpus)
     rows = table(measure(systems, task.test, plan.timed))
     if corpus == "words":
-        rows.append(limit_row(task, dictionary_of(corpus, plan)[0]))
+        rows += limit_rows(task, dictionary_of(corpus, plan)[0])
     yield corpus, rows
     if corpus == "news" and importlib.util.find_spec("hsk_sentences_audio"):
         hsk = task_of("hsk", plan)
