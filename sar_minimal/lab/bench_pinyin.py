@@ -177,26 +177,38 @@ Trained = dict[str, tuple[Any, float]]
 
 
 def trained(task: Task, plan: Plan, seed: int, only: Sequence[str] = tuple(NETWORKS)) -> Trained:
-    """The first half of the steps is on short sentences: without that the autoregressive one does
-    not find its source, and no network loses by it that we could tell."""
+    """The networks of one seed."""
+    return trained_together(task, plan, {seed: only})[seed]
+
+
+def trained_together(task: Task, plan: Plan, only: dict[int, Sequence[str]]) -> dict[int, Trained]:
+    """Of each seed the networks named, all side by side. The first half of the steps is on short
+    sentences: without that the autoregressive one does not find its source, and no network loses by
+    it that we could tell."""
     size = {name: getattr(plan, name) for name in ("width", "layers", "heads", "dropout")}
     steps = {name: getattr(plan, name) for name in ("steps", "tokens", "rate", "mixed")}
-    recipe, chosen = Recipe(**steps, seed=seed, short=plan.steps // 2), [NETWORKS[n] for n in only]
-    models = [make_model(kind, task, seed, **size, **options) for kind, options in chosen]
-    reports = train_all((model, task, recipe) for model in models)
-    spent = [report[-1]["seconds"] for report in reports]
-    return dict(zip(only, zip(models, spent, strict=True), strict=True))
+    both = [(seed, name) for name in NETWORKS for seed in only if name in only[seed]]
+    runs = []
+    for seed, name in both:
+        kind, options = NETWORKS[name]
+        recipe = Recipe(**steps, seed=seed, short=plan.steps // 2)
+        runs.append((make_model(kind, task, seed, **size, **options), task, recipe))
+    found: dict[int, Trained] = {seed: {} for seed in only}
+    for (seed, name), (model, _, _), report in zip(both, runs, train_all(runs), strict=True):
+        found[seed][name] = model, report[-1]["seconds"]
+    return found
 
 
-def networks(models: Trained, task: Task, trigram: NGram) -> dict[str, System]:
-    """Every decoder of the book that ``models`` has what it needs for, by name."""
+def networks(models: Trained, task: Task, trigram: Any) -> dict[str, System]:
+    """Every decoder of the book that ``models`` has what it needs for, by name. trigram: to rescore
+    by, which takes long; None leaves that out."""
     val, systems = task.validation, {}
 
     def rescored(weight: float) -> Callable:
         return lambda sar, x, n: rescore(sar, x, trigram, n, weight=weight)
 
     weight = 0.0
-    if "sar" in models:
+    if "sar" in models and trigram:
         sar, weights = [models["sar"][0]], (0.25, 0.5, 1.0, 2.0)
         weight = tuned(lambda w: _run(rescored(w), sar, val.x), val.y, weights)
     decoders: dict[str, tuple[list[str], Callable]] = {
@@ -210,7 +222,7 @@ def networks(models: Trained, task: Task, trigram: NGram) -> dict[str, System]:
         "draft and verify": (["ar", "sar"], lambda ar, sar, x, n: draft_and_verify(ar, x, sar, n)),
     }
     for name, (needed, decode) in decoders.items():
-        if set(needed) <= set(models):
+        if set(needed) <= set(models) and (weight or "rescored" not in name):
             nets, spent = zip(*(models[n] for n in needed), strict=True)
             stored = sum(net.number_of_parameters() for net in nets)
             systems[name] = System(partial(_run, decode, nets), stored, sum(spent))
@@ -222,16 +234,20 @@ def _run(decode: Callable, nets: Sequence[Model], xs: list[list[int]]) -> list[l
     return convert(partial(decode, *nets), Split(xs, xs), next(nets[0].parameters()).device)
 
 
-def all_systems(task: Task, plan: Plan, corpus: str) -> dict[str, list[System]]:
-    """Every row of a table: one system, or one for each seed."""
+def all_systems(
+    task: Task, plan: Plan, corpus: str, only: dict[int, Sequence[str]] | None = None
+) -> dict[str, list[System]]:
+    """Every row of a table: one system, or one for each seed. only: the networks of each seed."""
     systems = {name: [s] for name, s in counted(task, *dictionary_of(corpus, plan)).items()}
     if (peer := installed_converter(task)) is not None:
         systems["Pinyin2Hanzi"] = [peer]
     (trigram,), (words,) = systems[BASELINE], systems[WORDS]
-    for seed in plan.seeds:
-        models = trained(task, plan, seed)
-        made = networks(models, task, trigram.search)
-        made |= {name: joined_with(words, models[kind], task) for name, kind in JOINED.items()}
+    only = only or dict.fromkeys(plan.seeds, tuple(NETWORKS))
+    for models in trained_together(task, plan, only).values():
+        whole = len(models) == len(NETWORKS)
+        made = networks(models, task, trigram.search if whole else None)
+        if whole:
+            made |= {name: joined_with(words, models[kind], task) for name, kind in JOINED.items()}
         for name, system in made.items():
             systems.setdefault(name, []).append(system)
     return systems
