@@ -19,7 +19,7 @@ NORMALISE := $(PY) -m nbstripout --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.widgets metadata.language_info.version cell.metadata.execution"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup read test environments spread busy mutants demo bench lint format run-nb check-nb clean
+.PHONY: help setup read test environments spread evidence busy mutants demo bench lint format run-nb check-nb clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...]"
@@ -47,6 +47,11 @@ spread: $(READY) ## the chapters (NB=...) in each numeric environment, what they
 	set -e; for nb in $(filter-out %/index.ipynb %/ledger.ipynb %/references.ipynb,$(NB)); do \
 	  SAR_RECORD=$$(basename "$$nb" .ipynb) PYTHON=$(PY) .ci/environments $(PY) -m pytest -q "$$nb" $(ARGS); \
 	done
+	$(VENV)/bin/sar ledger
+
+# The second tier: longer training, more seeds. What is there and not older than its code is not run again.
+evidence: $(READY) ## the chapters at full size, one job each, kept in data/measured/full/ (hours; Ctrl-C, go on later)
+	$(VENV)/bin/sar measure --full $(ARGS)
 	$(VENV)/bin/sar ledger
 
 busy: $(READY) ## run everything while LOOPS=4 endless loops compete for the processors

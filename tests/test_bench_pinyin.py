@@ -2,6 +2,9 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -174,11 +177,34 @@ def test_a_reranker_adds_the_networks_word_to_the_paths(task, tables, models, ki
     assert [len(y) for y in made] == [len(x) for x in task.test.x[:3]]
 
 
-def test_an_installed_converter_has_its_own_spelling(task):
-    pytest.importorskip("Pinyin2Hanzi")
+@pytest.mark.parametrize("name, unread", (("Pinyin2Hanzi", "hm"), ("libime", "<unk>")))
+def test_an_installed_converter_has_its_own_spelling(task, name, unread):
     source, target = Vocab(["xue", "sheng", "lve", "hm"]), Vocab(["学", "生", "略"])
-    peer = bench_pinyin.installed_converter(replace(task, source=source, target=target))
-    assert peer.decode([[4, 5], [4, 7]]) == [[4, 5], [UNKNOWN, UNKNOWN]] and peer.stored > 10_000
+    peers = bench_pinyin.installed_converters(replace(task, source=source, target=target))
+    if name not in peers:
+        pytest.skip(f"{name} is not installed")
+    unread = source.encode([unread], "map")[0]
+    assert peers[name].decode([[4, 5], [4, unread]]) == [[4, 5], [UNKNOWN, UNKNOWN]]
+
+
+def test_libime_has_no_row_where_it_is_not_installed(task, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(bench_pinyin, "_libime", bench_pinyin._libime.__wrapped__)  # asks anew
+    monkeypatch.setattr(bench_pinyin, "LIBIME_WORDS", tmp_path / "sc.dict")
+    assert "libime" not in bench_pinyin.installed_converters(task)
+    if shutil.which("g++"):  # half installed: the compiler says what is missing
+        monkeypatch.setattr(bench_pinyin, "LIBIME_WORDS", tmp_path)
+        monkeypatch.setattr(bench_pinyin, "FLAGS", "-nostdinc")
+        assert "libime" not in bench_pinyin.installed_converters(task)
+        assert "libime.cpp" in capfd.readouterr().err
+
+
+def test_libime_is_asked_line_by_line_and_its_end_is_an_error():
+    code = "print('<' + input() + '>', flush=True); input()"  # in libime's place
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as program:
+        assert bench_pinyin._ask(program, ["ni", "hao"]) == "<ni'hao>"
+        with pytest.raises(ChildProcessError, match="libime ended, asked for"):
+            bench_pinyin._ask(program, ["wo"])
 
 
 def test_a_table_has_the_mean_over_seeds_and_pairs_with_its_baseline(task, tables):

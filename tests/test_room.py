@@ -10,7 +10,7 @@ import pytest
 from nbformat import v4
 from test_claims import GOOD, ROW
 
-from sar_minimal.lab import cli, room
+from sar_minimal.lab import cli, evidence, room
 from sar_minimal.lab.claims import Claim, ledger
 from sar_minimal.lab.ledger import claim
 
@@ -19,6 +19,8 @@ CRAMPED = {
     ("09_shifted_pretraining", "60 pieces: nats at k = 1, random shifts minus k = 1 trained as long"),
     ("09_shifted_pretraining", "8,000 pieces of text: nats at k = 1, random shifts minus k = 1"),
 }  # fmt: skip
+# Chapters whose evidence at full size is older than their code: `make evidence` runs these again.
+OLDER: set[str] = set()
 CLAIM = Claim(**tomllib.loads(ROW)["claim"][0] | {"seeds": 2})
 
 
@@ -117,10 +119,44 @@ def test_a_chapter_is_measured_here(book, monkeypatch, capsys, value, verdict, c
     chapter = book.parents[1] / "chapters" / "99_nowhere.ipynb"
     chapter.write_text(chapter.read_text().replace("value = 2.0", f"value = {value}"))
     before = {p: p.read_bytes() for p in book.parents[1].rglob("*") if p.is_file()}
-    monkeypatch.setattr(room.compared, "__defaults__", (book,))
+    monkeypatch.setattr(room.compared, "__defaults__", ("", book))
     monkeypatch.setattr("sar_minimal.lab.report.select.__defaults__", (book,))
     assert cli.main(["measure", "c99"]) == code
     out = capsys.readouterr().out
     assert f"C99 difference: {verdict}" in out
     assert f"asked >= 0.5; here {value.removesuffix('.0')}; in the book 2 +- 0.14 (n = 2)" in out
     assert {p: p.read_bytes() for p in book.parents[1].rglob("*") if p.is_file()} == before
+
+
+def test_the_age_of_the_evidence_at_full_size():
+    """Whoever changes what it depends on runs it again, or says here that it is older."""
+    assert evidence.older() == OLDER
+
+
+def test_full_size_is_kept_and_not_run_twice(book, monkeypatch, capsys):
+    """In its own folder, no environment of the fast size; a comment does not make it old, code does."""
+    monkeypatch.setattr(room.compared, "__defaults__", ("", book))
+    monkeypatch.setattr("sar_minimal.lab.report.select.__defaults__", (book,))
+    chapter = book.parents[1] / "chapters" / "99_nowhere.ipynb"
+    text = chapter.read_text().replace(
+        "value = 2.0", "from sar_minimal import FULL\\nvalue = 1.0 + FULL"
+    )
+    chapter.write_text(text)
+    (book.parent / "measured").mkdir()
+    fast = {"C99": {k: v for k, v in GOOD.__dict__.items() if k != "chapter"} | {"values": {"difference": [1.0]}}}  # fmt: skip
+    (book.parent / "measured" / "99_nowhere.json").write_text(json.dumps(fast))
+    assert cli.main(["measure", "--full", "--machine", "h100"]) == 0
+    assert "C99 difference: met, but further off" in capsys.readouterr().out
+    (kept,) = book.parent.glob("measured/*/*.json")
+    assert kept.parent.name == "full-h100"
+    row = ledger(book)["C99"]
+    assert [(r.size, r.values) for r in row.full] == [("full", {"difference": [2.0]})]
+    assert not row.elsewhere and room.rooms(row) == {("99_nowhere", "difference"): math.inf}
+
+    monkeypatch.setattr(evidence, "measured_here", None)  # whoever runs it again fails
+    chapter.write_text(text.replace("value = 1.0", "# a remark\\nvalue = 1.0"))
+    assert cli.main(["measure", "--full", "--machine", "h100"]) == 0 and not evidence.older(book)
+    chapter.write_text(text.replace("value = 1.0", "value = 1.5"))
+    assert evidence.older(book) == {"99_nowhere"}
+    with pytest.raises(TypeError):
+        room.in_full("99_nowhere", "full-h100", book)

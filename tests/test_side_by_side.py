@@ -11,9 +11,9 @@ from laws import TINY
 
 from sar_minimal.autoregressive import EncoderDecoderAR
 from sar_minimal.kinds import make_model
-from sar_minimal.lab import side_by_side
+from sar_minimal.lab import side_by_side as module
 from sar_minimal.lab.runs import train
-from sar_minimal.lab.side_by_side import can_fork, train_all
+from sar_minimal.lab.side_by_side import can_fork, side_by_side, train_all
 from sar_minimal.tasks import load_task
 from sar_minimal.training import Recipe
 
@@ -68,11 +68,31 @@ def test_without_processes(threads, monkeypatch):
     threads(2)
     side, alone = new_runs(), new_runs()
     train_all(side)
-    monkeypatch.setattr(side_by_side, "can_fork", lambda: False)
-    monkeypatch.setattr(side_by_side, "_in_processes", None)
+    monkeypatch.setattr(module, "can_fork", lambda: False)
+    monkeypatch.setattr(module, "_in_processes", None)
     train_all(alone)
     assert all(map(torch.equal, weights(side), weights(alone)))
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("number", (1, 2, 3))
+def test_any_work(threads, number):
+    """Whatever is returned comes back in order, with the caller's random state, on one thread."""
+    threads(number)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    offset = torch.arange(4)  # closed over, as a cell's variables are
+
+    def work(n, name):
+        return name, torch.rand(4) + n * offset, torch.nn.Linear(n, 1), torch.get_num_threads()
+
+    found = side_by_side(work, ((n, "abcde"[n]) for n in range(1, 5)))
+    assert [name for name, *_ in found] == list("bcde")
+    for n, (_, drawn, layer, used) in enumerate(found, 1):
+        assert torch.equal(drawn, expected + n * offset) and layer.in_features == n and used == 1
+    assert torch.equal(torch.rand(4), expected) and torch.get_num_threads() == number
+    assert side_by_side(work, ()) == []
 
 
 def test_nothing_to_train():
@@ -103,9 +123,7 @@ def test_the_error_of_a_run(threads):
 def test_a_process_that_dies(threads, monkeypatch):
     """As one does that the system kills for want of memory: an error at once, not an endless wait."""
     threads(2)
-    monkeypatch.setattr(
-        side_by_side, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-    )
+    monkeypatch.setattr(module, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match="a training process ended without a result"):
         train_all(new_runs())
     assert not multiprocessing.active_children()
@@ -123,7 +141,7 @@ def test_a_failure_stops_the_others_at_once(threads, monkeypatch):
         def train(model, *_, **__):
             end() if isinstance(model, EncoderDecoderAR) else time.sleep(600)  # noqa: B023
 
-        monkeypatch.setattr(side_by_side, "train", train)
+        monkeypatch.setattr(module, "train", train)
         with pytest.raises(error):
             train_all(new_runs())
         assert not multiprocessing.active_children()
@@ -136,7 +154,7 @@ def test_ctrl_c(threads, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(side_by_side, "as_completed", interrupted)
+    monkeypatch.setattr(module, "as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_all(new_runs())
     assert not multiprocessing.active_children()

@@ -25,8 +25,8 @@ class WordNGram:
 
         score(y, s | x)  =  weight * log p(y </s>)  +  sum_{w in s} log((1 - rho) q(w))
 
-    with p the n-gram's language model and the second term the lexicon's weights. In practice pinyin
-    is converted by n-grams of words (bigrams in libpinyin and libime); here words have frequencies
+    with p the n-gram's language model and the second term the lexicon's weights. Converters that
+    people type with have n-grams of words (libime's is a trigram); here words have frequencies
     only, and the context is that of the hanzi. Weight 0 is the lexicon alone.
 
     The search goes over x once. Hypotheses that stand behind the same syllable with the same last

@@ -7,10 +7,13 @@ chosen on validation sentences, and the test split is read once (section 5).
 """
 
 import importlib.util
+import shutil
 import statistics
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,9 @@ from .side_by_side import train_all
 from .tables import Row, as_text
 from .timing import Measured, milliseconds, seconds, timed
 
-# Characters and sentences right on hsk, measured elsewhere with the converters' own front ends.
-PUBLISHED = {"libime": (0.957, 0.808), "libpinyin": (0.904, 0.625), "Pinyin2Hanzi": (0.833, 0.467)}
+# Where Debian has libime, the converter of the input method fcitx 5; see ``libime.cpp``.
+LIBIME_WORDS = Path("/usr/share/libime/sc.dict")
+FLAGS = "-I/usr/include/LibIME -I/usr/include/Fcitx5/Utils -lIMEPinyin -lIMECore -lFcitx5Utils"
 # Nats for a hanzi that is no word, in real text; chosen on validation sentences of news.
 RESCUE = 9.0
 BASELINE, MORE, WORDS = "trigram", "sentences - trigram", "dictionary + trigram"
@@ -142,23 +146,52 @@ def counted(task: Task, dictionary: WordModel, rescue: float) -> dict[str, Syste
     return systems
 
 
-def installed_converter(task: Task) -> System | None:
-    """Pinyin2Hanzi's search over its own phrases, None where it is not installed. What it cannot
-    convert is UNKNOWN throughout."""
-    if not importlib.util.find_spec("Pinyin2Hanzi"):
+def installed_converters(task: Task) -> dict[str, System]:
+    """What people type with, as far as it is installed, with its own search and its own data. What
+    one cannot convert is UNKNOWN throughout."""
+
+    def system(convert: Callable[[list[str]], str], stored: int) -> System:
+        def decode(x: Sequence[int]) -> list[int]:
+            text = convert(task.source.decode(x))
+            return task.target.encode(text, "map") if len(text) == len(x) else [UNKNOWN] * len(x)
+
+        return System(lambda xs: list(map(decode, xs)), stored, 0.0)
+
+    systems = {"libime": system(partial(_ask, it), 0)} if (it := _libime()) else {}
+    if importlib.util.find_spec("Pinyin2Hanzi"):
+        from Pinyin2Hanzi import DefaultDagParams, dag, simplify_pinyin
+
+        params = DefaultDagParams()
+
+        def phrases(syllables: list[str]) -> str:
+            paths = dag(params, list(map(simplify_pinyin, syllables)), path_num=1)  # xue: xve there
+            return "".join(paths[0].path) if paths else ""
+
+        size = sum(map(len, params.char_dict.values())) + len(params.phrase_dict)
+        systems["Pinyin2Hanzi"] = system(phrases, size)
+    return systems
+
+
+@cache
+def _libime() -> subprocess.Popen[str] | None:
+    """libime's own search, built here and run beside us; None where it is not installed (NOTE)."""
+    if not (LIBIME_WORDS.exists() and shutil.which("g++")):
         return None
-    from Pinyin2Hanzi import DefaultDagParams, dag, simplify_pinyin
+    source = Path(__file__).with_name("libime.cpp")
+    with tempfile.TemporaryDirectory() as folder:
+        built = f"{folder}/libime"
+        if subprocess.run(["g++", source, *FLAGS.split(), "-o", built]).returncode:
+            return None  # g++ has said what is missing
+        command, pipe = [built, str(LIBIME_WORDS)], subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8")
 
-    params = DefaultDagParams()
 
-    def convert_one(x: Sequence[int]) -> list[int]:
-        spelled = list(map(simplify_pinyin, task.source.decode(x)))  # xue is xve there
-        paths = dag(params, spelled, path_num=1)
-        text = "".join(paths[0].path) if paths else ""
-        return task.target.encode(text, "map") if len(text) == len(x) else [UNKNOWN] * len(x)
-
-    phrases = sum(map(len, params.char_dict.values())) + len(params.phrase_dict)
-    return System(lambda xs: list(map(convert_one, xs)), phrases, 0.0)
+def _ask(program: Any, syllables: list[str]) -> str:
+    """program: of ``_libime``."""
+    print("'".join(syllables), file=program.stdin, flush=True)
+    if not (line := program.stdout.readline()):
+        raise ChildProcessError(f"libime ended, asked for {syllables}")
+    return line.rstrip("\n")
 
 
 # ------------------------------------------------------------- what is trained
@@ -239,8 +272,7 @@ def all_systems(
 ) -> dict[str, list[System]]:
     """Every row of a table: one system, or one for each seed. only: the networks of each seed."""
     systems = {name: [s] for name, s in counted(task, *dictionary_of(corpus, plan)).items()}
-    if (peer := installed_converter(task)) is not None:
-        systems["Pinyin2Hanzi"] = [peer]
+    systems |= {name: [system] for name, system in installed_converters(task).items()}
     (trigram,), (words,) = systems[BASELINE], systems[WORDS]
     only = only or dict.fromkeys(plan.seeds, tuple(NETWORKS))
     for models in trained_together(task, plan, only).values():
@@ -326,12 +358,6 @@ def _row(system: str, characters: Rate, sentences: Rate) -> Row:
     return {"system": system, "characters": characters, "sentences": sentences}
 
 
-def published_rows() -> list[Row]:
-    """``PUBLISHED``, whose intervals nobody has published."""
-    rates = {name: [Rate(r, r, r) for r in both] for name, both in PUBLISHED.items()}
-    return [_row(f"{name} (measured elsewhere)", *both) for name, both in rates.items()]
-
-
 def lines(rows: list[Row]) -> list[str]:
     """The rows as text, aligned. Shares in per cent, half of the 95 % interval behind the sign."""
     shown = []
@@ -339,7 +365,7 @@ def lines(rows: list[Row]) -> list[str]:
         line = {"system": r["system"]} | {k: _percent(r[k]) for k in ("characters", "sentences")}
         compared = MORE in r and r["system"] != BASELINE
         line[f"- {BASELINE}"] = _percent(r[MORE], "+") if compared else ""
-        line |= {"ms": r.get("ms", ""), "stored": r.get("stored", "")}
+        line |= {"ms": r.get("ms", ""), "stored": r.get("stored") or ""}
         shown.append(line | {"seconds": f"{r['seconds']:.0f}" if "seconds" in r else ""})
     return as_text(shown).splitlines()
 
@@ -360,7 +386,7 @@ def tables_of(corpus: str, plan: Plan) -> Iterator[tuple[str, list[Row]]]:
     yield corpus, rows
     if corpus == "news" and importlib.util.find_spec("hsk_sentences_audio"):
         hsk = task_of("hsk", plan)
-        yield "hsk", table(measure(systems, hsk.test, plan.timed)) + published_rows()
+        yield "hsk", table(measure(systems, hsk.test, plan.timed))
 
 
 def bench_pinyin(
@@ -391,4 +417,6 @@ def bench_pinyin(
 NOTE = """Per cent, with half of a 95 % interval over sentences; of several seeds the mean. - trigram:
 what a system has more of the same sentences than the trigram. ms: one sentence alone, median.
 stored: parameters, or numbers counted. seconds: of training or counting. A dictionary is jieba's,
-read by pypinyin; on words it drew the text."""
+read by pypinyin; on words it drew the text. libime has a row where Debian's g++,
+libboost-dev libfcitx5utils-dev libimecore-dev libimepinyin-dev libime-data and
+libime-data-language-model are installed."""

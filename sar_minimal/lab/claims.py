@@ -16,7 +16,7 @@ import operator
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,7 @@ class Record:
     """What one chapter measured when it last ran; ``values`` has those of each measurement.
 
     size: "fast" or "full" (SAR_FULL=1). commit: a + says that the package had changes beside it.
+    code: at full size, a digest of the code that the values depend on (``evidence.code_of``).
     """
 
     chapter: str
@@ -54,6 +55,7 @@ class Record:
     device: str
     commit: str
     values: Mapping[str, Sequence[float]]
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Claim:
     sources: Mapping[str, str] = field(default_factory=dict)
     measured: Sequence[Record] = ()
     elsewhere: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    full: Sequence[Record] = ()
 
     def __post_init__(self) -> None:
         expect(self.verdict in COLOURS, self.id, f"a verdict of {', '.join(COLOURS)}", self.verdict)
@@ -170,7 +173,9 @@ def ledger(path: Path = LEDGER) -> dict[str, Claim]:
 
     def claim(row: dict[str, Any]) -> Claim:
         id = row.get("id", "")
-        return Claim(**row, measured=tuple(records.pop(id, ())), elsewhere=others.get(id, {}))
+        there = others.get(id, {})
+        full = [r for name in sorted(there) if name.startswith("full") for r in there.pop(name)]
+        return Claim(**row, measured=tuple(records.pop(id, ())), elsewhere=there, full=full)
 
     rows = rows_of(path, "claim", "id", claim)
     for id, (record, *_) in records.items():
@@ -206,6 +211,11 @@ def measured_in(file: Path) -> dict[str, Record]:
     except (ValueError, TypeError, AttributeError) as error:
         wrong = f"not records of ours ({error}); delete it and run again"
         raise Refusal(f"{file.name}: {wrong}") from error
+
+
+def stored(record: Record) -> dict[str, Any]:
+    """A record as a file has it, which is named after the chapter."""
+    return {k: v for k, v in asdict(record).items() if k != "chapter" and v != ""}
 
 
 def bound_of(condition: str, name: str) -> tuple[str, float]:

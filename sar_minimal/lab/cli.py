@@ -108,6 +108,10 @@ def parser(training: bool = False) -> argparse.ArgumentParser:
     text = "run the chapters of some claims here, and put what they measure beside the book"
     measure = commands.add_parser("measure", help=text)
     measure.add_argument("ids", nargs="*", metavar="ID", help="such as C10 (default: all, an hour)")
+    text = "train longer, more seeds; keep it in data/measured/full; goes on where it was stopped"
+    measure.add_argument("--full", action="store_true", help=text)
+    text = "with --full: keep it in full-NAME, beside what other machines measured"
+    measure.add_argument("--machine", default="", metavar="NAME", help=text)
     text = "write the ledger of claims and the sources as pages of the book"
     add = commands.add_parser("ledger", help=text).add_argument
     add("--out", type=_path, metavar="FILE", help="the ledger alone, as a notebook")
@@ -358,13 +362,13 @@ def _demo(out, steps) -> None:
     demo(out, steps)
 
 
-def _measure(ids) -> int:
+def _measure(ids, full, machine) -> int:
     """Exit status 1 where a measurement does not meet what its claim asks for."""
     from .report import select
     from .room import compared
 
-    missed = 0
-    for row in compared([c.id for c in select(ids)]):
+    missed, folder = 0, f"full-{machine}".rstrip("-") if full else ""
+    for row in compared([c.id for c in select(ids)], folder):
         missed += not row.met
         print(f"{row.claim} {row.name}: {row.verdict}")
         print(f"    asked {row.asked}; here {row.here}; in the book {row.book}")

@@ -11,7 +11,6 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import torch
 from .. import FULL
 from ..errors import expect
 from ..tasks.files import locked, write_json
-from .claims import LEDGER, Record, Verdict, gathered, hold, ledger, measured_in, meets
+from .claims import LEDGER, Record, Verdict, gathered, hold, ledger, measured_in, meets, stored
 from .device import choose_device
 
 ROOT = LEDGER.parents[1]
@@ -65,9 +64,7 @@ def record(verdict: Verdict, chapter: str, folder: Path) -> None:
     file = folder / f"{chapter}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(file.parent, wait=True):  # two at once lose none
-        records = {id: asdict(r) for id, r in sorted((measured_in(file) | {row.id: new}).items())}
-        for fields in records.values():
-            del fields["chapter"]  # it is the file's name
+        records = {id: stored(r) for id, r in sorted((measured_in(file) | {row.id: new}).items())}
         write_json(file, records, ensure_ascii=False, indent=1)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import MissingPackage, Refusal
 from .claims import COLOURS, LEDGER, SIDES, Claim, Record, ledger, spread
+from .evidence import code_of
 from .references import REFERENCES, cited, entries, references
 from .room import rooms, spreads
 from .tables import as_markdown
@@ -44,7 +45,8 @@ def count(claims: Iterable[Claim]) -> str:
 
 def _how(r: Record) -> str:
     seeds = f", seeds {', '.join(map(str, r.seeds))}" if r.seeds else ""
-    return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}; {r.device}"
+    age = ", OLDER than its code" if r.code and r.code != code_of(r.chapter) else ""
+    return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}{age}; {r.device}"
 
 
 BEARS = {
@@ -60,7 +62,7 @@ def evidence(c: Claim, r: Record) -> list[tuple[str, ...]]:
     asked, its mean and deviation over seeds and environments, and the room that leaves."""
     rows = []
     for name, values in r.values.items():
-        known = spreads(c, name, r.chapter) if name in c.supports else []
+        known = spreads(c, name, r.chapter, r.size) if name in c.supports else []
         most = min(known, key=lambda s: s.room, default=None)
         left = f"{most.room:.1f}" if most and most.deviation else "-"
         rows.append((c.side(name), name, spread(values), c.asked(name), str(most or "-"), left))
@@ -95,7 +97,7 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
                 add(f"{what}: {text}", 5, 7)
         if c.because:
             add(f"{c.verdict}: {c.because}", 5, 7)
-        for r in c.measured:
+        for r in (*c.measured, *c.full):
             add(f"measured in {r.chapter} {_how(r)}", 5, 7)
             for side, name, values, asked, _, left in evidence(c, r):
                 room = f"; room {left} deviations" if left != "-" else ""
@@ -185,7 +187,8 @@ measurements
 support ({counts}). A chapter fails when it measures something that no longer supports the \
 verdict. This
 page is made from [claims.toml](../data/claims.toml) and [what chapters measured](../data/measured) by `make run-nb`; `sar claims` prints the \
-same in a terminal, and `sar measure` runs a chapter on your machine and puts what it measures beside this.
+same in a terminal, and `sar measure` runs a chapter on your machine and puts what it measures beside this. \
+Beside the *fast* size stands, where it was run, the *full* one: more seeds, longer training (`make evidence`).
 
 The verdict follows from the evidence by one rule. Each measurement stands on one side of the claim's formal \
 line: {bears}. Only *true* makes *holds*, only *false* makes *fails*, both make *conditional*, and *undefined* \
@@ -205,7 +208,7 @@ def _details(c: Claim) -> str:
     facts.append(f"- Verdict: {verdict}")
     facts += [f"- Not measured; {cited(key)}: {_plain(says)}" for key, says in c.sources.items()]
     parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({_plain(c.where)})", "\n".join(facts)]
-    for r in c.measured:
+    for r in (*c.measured, *c.full):
         parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
         head = ["bears on", "measurement", "measured", "asked", "mean and deviation", "room"]
         parts.append(as_markdown(head, [tuple(map(_plain, row)) for row in evidence(c, r)]))

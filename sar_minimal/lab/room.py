@@ -6,17 +6,13 @@ numeric environments in which ``make spread`` runs the chapters.
 """
 
 import math
-import os
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
-
-from ..errors import MissingPackage
-from .claims import LEDGER, Claim, Record, bound_of, ledger, measured_in, meets
+from .claims import LEDGER, Claim, bound_of, ledger, meets
+from .evidence import in_full, measured_here
 
 ROOM = 3.0
 ROUNDING = 1e-6  # what differs by less is the same number
@@ -36,11 +32,12 @@ class Spread(NamedTuple):
         return f"{self.mean:.4g}{varies} (n = {self.number})"
 
 
-def spreads(row: Claim, name: str, stem: str) -> list[Spread]:
+def spreads(row: Claim, name: str, stem: str, size: str = "fast") -> list[Spread]:
     """Of a measurement of one chapter, over seeds and numeric environments: one spread; or, where
     its values are not one for each seed, one for each place in the list, since they are of
     different conditions."""
-    everywhere = [*row.measured, *(r for records in row.elsewhere.values() for r in records)]
+    others = (r for records in row.elsewhere.values() for r in records)
+    everywhere = [r for r in (*row.measured, *others, *row.full) if r.size == size]
     records = [r for r in everywhere if r.chapter == stem and name in r.values]
     lists = [r.values[name] for r in records]
     groups = [list(place) for place in zip(*lists, strict=False)]
@@ -63,34 +60,11 @@ def _spread(values: Sequence[float], condition: str) -> Spread:
 def rooms(row: Claim) -> dict[tuple[str, str], float]:
     """The least room of each measurement, by chapter and name."""
     return {
-        (r.chapter, name): min(s.room for s in spreads(row, name, r.chapter))
+        (r.chapter, name): min(s.room for s in spreads(row, name, r.chapter, r.size))
         for r in row.measured
         for name in row.supports
         if name in r.values
     }
-
-
-def measured_here(stem: str, path: Path = LEDGER) -> dict[str, Record]:
-    """Run a chapter on this machine: what it measured, by claim, whatever came out. Takes as long
-    as the chapter does. Raises MissingPackage where nbclient is not installed."""
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-    except ImportError as error:
-        missing = 'nbclient is not installed: pip install "sar-minimal[book]"'
-        raise MissingPackage(missing, name="nbclient") from error
-    book = path.parents[1] / "chapters"
-    notebook = nbformat.read(book / f"{stem}.ipynb", as_version=4)
-    number = sum(cell.cell_type == "code" for cell in notebook.cells)
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=number, desc=stem, unit="cell") as bar:
-        NotebookClient(
-            notebook,
-            timeout=None,
-            allow_errors=True,  # a claim that is not met here is what one wants to see
-            resources={"metadata": {"path": str(book)}},
-            on_cell_executed=lambda **_: bar.update(),
-        ).execute(env=os.environ | {"SAR_RECORD": stem, "SAR_MEASURED": folder})
-        return measured_in(Path(folder) / f"{stem}.json")
 
 
 class Compared(NamedTuple):
@@ -110,12 +84,13 @@ class Compared(NamedTuple):
         return "as in the book" if self.near and self.met else words[2 * self.met + self.near]
 
 
-def compared(ids: Sequence[str], path: Path = LEDGER) -> Iterator[Compared]:
+def compared(ids: Sequence[str], full: str = "", path: Path = LEDGER) -> Iterator[Compared]:
     """Run the chapters of these claims (of all, where none is given), and put each measurement
-    beside the book's: near is within ``ROOM`` deviations of the mean."""
+    beside the book's: near is within ``ROOM`` deviations of the mean. full: at full size, kept in
+    the folder of that name below ``data/measured``, and not run again where it is there."""
     rows = [c for c in ledger(path).values() if not ids or c.id in ids]
     for stem in sorted({r.chapter for c in rows for r in c.measured}):
-        here = measured_here(stem, path)
+        here = in_full(stem, full, path) if full else measured_here(stem, path)
         for row in rows:
             for name, asked in row.supports.items() if row.id in here else ():
                 yield _beside(row, name, asked, here[row.id].values[name], stem)
