@@ -155,3 +155,18 @@ def test_full_size_is_kept_and_not_run_twice(book, monkeypatch, capsys):
     assert evidence.older(book) == {"99_nowhere"}
     with pytest.raises(TypeError):
         room.in_full("99_nowhere", "full-h100", book)
+
+
+@pytest.mark.parametrize("line", ("from sar_minimal.lab import tool as t", "from sar_minimal.lab.tool import t"))  # fmt: skip
+def test_evidence_depends_on_the_lab_that_it_imports(book, monkeypatch, line):
+    """However it is imported; on no other file of the lab."""
+    monkeypatch.setattr(evidence, "PACKAGE", book.parents[1] / "package")
+    (evidence.PACKAGE / "lab").mkdir(parents=True)
+    chapter = book.parents[1] / "chapters" / "99_nowhere.ipynb"
+    chapter.write_text(chapter.read_text().replace("value = 2.0", line))
+    digests = []
+    for name in ("tool", "other", "tool"):
+        with (evidence.PACKAGE / "lab" / f"{name}.py").open("a") as file:
+            file.write("x = 1\n")
+        digests.append(evidence.code_of("99_nowhere", book))
+    assert digests[0] == digests[1] != digests[2]

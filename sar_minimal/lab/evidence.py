@@ -8,6 +8,7 @@ what it measures in ``data/measured/full``.
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -46,15 +47,15 @@ def measured_here(stem: str, path: Path = LEDGER, full: bool = False) -> dict[st
 
 
 def code_of(stem: str, path: Path = LEDGER) -> str:
-    """A digest of what a chapter's measurements depend on: its cells, the core, the tasks, counting,
-    and the files of the lab that it names. Empty lines and comments do not count."""
+    """A digest of what a chapter's measurements depend on: its cells, all outside the lab, and what
+    of the lab it imports to measure with. Empty lines and comments do not count."""
     text = (path.parents[1] / "chapters" / f"{stem}.ipynb").read_text("utf-8")
-    cells = [cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    texts = ["".join(cell) + "\n" for cell in cells]
-    for file in sorted(PACKAGE.rglob("*.py")):
-        if file.parent.name != "lab" or f"lab.{file.stem}" in "".join(texts[: len(cells)]):
-            texts.append(file.read_text("utf-8"))
-    lines = (line.strip() for line in "".join(texts).splitlines())
+    code = (cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+    cells = "\n".join(map("".join, code))
+    named = set(re.findall(r"\blab(?:\.| import )(\w+)", cells)) - {"plots", "ledger"}
+    files = (f for f in sorted(PACKAGE.rglob("*.py")) if f.parent.name != "lab" or f.stem in named)
+    texts = [cells, *(file.read_text("utf-8") for file in files)]
+    lines = (line.strip() for line in "\n".join(texts).splitlines())
     counted = "\n".join(line for line in lines if line and not line.startswith("#"))
     return hashlib.sha256(counted.encode()).hexdigest()[:12]
 
