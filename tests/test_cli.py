@@ -513,8 +513,9 @@ def test_claims_as_json_in_a_pipe():
     assert [row["id"] for row in rows] == list(ledger())
     kinds = dict.fromkeys("id section claim formal verdict because experiment effect".split(), str)
     kinds |= dict.fromkeys("true false undefined sound sources room elsewhere".split(), dict)
-    kinds |= {"place": list, "terms": list, "chapters": list, "measured": list, "seeds": int}
-    record = dict.fromkeys("chapter date size device commit".split(), str)
+    kinds |= {"place": list, "terms": list, "chapters": list, "measured": list, "full": list}
+    kinds |= {"seeds": int}
+    record = dict.fromkeys("chapter date size device commit code".split(), str)
     record |= {"seeds": list, "values": dict}
     for row in rows:
         assert {name: type(value) for name, value in row.items()} == kinds

@@ -1,6 +1,7 @@
 """The exact languages, held against brute force: every y is written down, and everything is a plain sum."""
 
 import math
+import os
 from itertools import product
 
 import numpy as np
@@ -354,8 +355,13 @@ def test_an_untrained_model_is_far_above_its_bound():
 
 @pytest.mark.slow
 def test_trained_models_come_within_two_percent_of_their_bounds_from_above():
-    rows = list(bench_theory())
-    assert [r["theory"].split(",")[0] for r in rows] == ["DualStreamSAR"] * 2 + ["EncoderDecoderAR"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count())  # side by side, which halves the longest test of all
+    try:
+        rows = list(bench_theory())
+    finally:
+        torch.set_num_threads(before)
+    assert [r["theory"].split(",")[0] for r in rows] == ["EncoderDecoderAR"] + ["DualStreamSAR"] * 2
     for row in rows:
         assert -3 * row["error"] <= row["excess"] < 0.02, row
 

@@ -16,7 +16,7 @@ from ..tasks import load_task
 from ..tasks.exact import language_of
 from ..training import Recipe
 from ..transition import TransitionSAR, transition_loss
-from .runs import train
+from .side_by_side import train_all
 from .tables import Row
 
 
@@ -26,11 +26,12 @@ def bench_theory(steps: int = 3500, length: int = 6) -> Iterator[Row]:
     task = load_task("homophone", length=length, sizes=(steps * 1024 // length, 1, 1))
     recipe = Recipe(steps=steps, tokens=1024, rate=4e-3)
     kinds: list[tuple[str, dict[str, Any]]] = [("sar", {"mask": m}) for m in ("causal", "full")]
-    for kind, options in [*kinds, ("ar", {})]:
-        model = make_model(kind, task, width=64, layers=2, heads=4, **options)
-        metrics = train(model, task, recipe, progress=False)
+    kinds = [("ar", {}), *kinds]  # the longest first
+    models = [make_model(k, task, width=64, layers=2, heads=4, **options) for k, options in kinds]
+    metrics = train_all((model, task, recipe) for model in models)
+    for (_, options), model, rows in zip(kinds, models, metrics, strict=True):
         name = type(model).__name__ + "".join(f", {k} {v}" for k, v in options.items())
-        row = {"theory": name, "seconds": metrics[-1]["seconds"]}
+        row = {"theory": name, "seconds": rows[-1]["seconds"]}
         yield row | above_bound(model, language_of(task), length)
 
 

@@ -364,8 +364,8 @@ def _demo(out, steps) -> None:
 
 def _measure(ids, full, machine) -> int:
     """Exit status 1 where a measurement does not meet what its claim asks for."""
+    from .evidence import compared
     from .report import select
-    from .room import compared
 
     missed, folder = 0, f"full-{machine}".rstrip("-") if full else ""
     for row in compared([c.id for c in select(ids)], folder):

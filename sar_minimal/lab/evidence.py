@@ -1,24 +1,22 @@
-"""The chapters as jobs: run one here, and keep what it measures at full size.
+"""The chapters as jobs: run one here, put it beside the book, keep what it measures at full size.
 
 The book has two tiers of evidence. What is small runs whenever the chapters do. With ``SAR_FULL=1``
 they train longer, with more seeds: ``make evidence`` runs each so, one after the other, and keeps
 what it measures in ``data/measured/full``.
 """
 
-import hashlib
-import json
 import os
-import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
 from ..errors import MissingPackage
 from ..tasks.files import write_json
-from .claims import LEDGER, Record, ledger, measured_in, stored
-
-PACKAGE = Path(__file__).parents[1]
+from .claims import LEDGER, Claim, Record, ledger, measured_in, meets, stored
+from .room import ROOM, ROUNDING, code_of, spreads
 
 
 def measured_here(stem: str, path: Path = LEDGER, full: bool = False) -> dict[str, Record]:
@@ -46,26 +44,6 @@ def measured_here(stem: str, path: Path = LEDGER, full: bool = False) -> dict[st
         return measured_in(Path(folder) / f"{stem}.json")
 
 
-def code_of(stem: str, path: Path = LEDGER) -> str:
-    """A digest of what a chapter's measurements depend on: its cells, all outside the lab, and what
-    of the lab it imports to measure with. Empty lines and comments do not count."""
-    text = (path.parents[1] / "chapters" / f"{stem}.ipynb").read_text("utf-8")
-    code = (cell["source"] for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
-    cells = "\n".join(map("".join, code))
-    named = set(re.findall(r"\blab(?:\.| import )(\w+)", cells)) - {"plots", "ledger"}
-    files = (f for f in sorted(PACKAGE.rglob("*.py")) if f.parent.name != "lab" or f.stem in named)
-    texts = [cells, *(file.read_text("utf-8") for file in files)]
-    lines = (line.strip() for line in "\n".join(texts).splitlines())
-    counted = "\n".join(line for line in lines if line and not line.startswith("#"))
-    return hashlib.sha256(counted.encode()).hexdigest()[:12]
-
-
-def older(path: Path = LEDGER) -> set[str]:
-    """The chapters whose evidence at full size is older than the code that it depends on."""
-    records = {(r.chapter, r.code) for row in ledger(path).values() for r in row.full}
-    return {stem for stem, code in records if code != code_of(stem, path)}
-
-
 def in_full(stem: str, folder: str, path: Path = LEDGER) -> dict[str, Record]:
     """What a chapter measures at full size, kept in ``data/measured/<folder>``. It is run only if
     that is not there yet, or older than its code: so a second call for all chapters goes on where
@@ -77,3 +55,43 @@ def in_full(stem: str, folder: str, path: Path = LEDGER) -> dict[str, Record]:
         kept = {id: stored(r) | {"code": code} for id, r in found.items()}
         write_json(file, kept, ensure_ascii=False, indent=1)
     return measured_in(file)
+
+
+class Compared(NamedTuple):
+    """A measurement on this machine beside the book's; met: it is as the claim asks."""
+
+    claim: str
+    name: str
+    asked: str
+    book: str
+    here: str
+    met: bool
+    near: bool
+
+    @property
+    def verdict(self) -> str:
+        words = ("NOT MET", "not met, though as near as the book's own", "met, but further off")
+        return "as in the book" if self.near and self.met else words[2 * self.met + self.near]
+
+
+def compared(ids: Sequence[str], full: str = "", path: Path = LEDGER) -> Iterator[Compared]:
+    """Run the chapters of these claims (of all, where none is given), and put each measurement
+    beside the book's: near is within ``ROOM`` deviations of the mean. full: at full size, kept in
+    the folder of that name below ``data/measured``, and not run again where it is there."""
+    rows = [c for c in ledger(path).values() if not ids or c.id in ids]
+    for stem in sorted({r.chapter for c in rows for r in c.measured}):
+        here = in_full(stem, full, path) if full else measured_here(stem, path)
+        for row in rows:
+            for name, asked in row.supports.items() if row.id in here else ():
+                yield _beside(row, name, asked, here[row.id].values[name], stem)
+
+
+def _beside(row: Claim, name: str, asked: str, here: Sequence[float], stem: str) -> Compared:
+    known = spreads(row, name, stem)
+    each = known * len(here) if len(known) == 1 else known
+    pairs = zip(here, each, strict=False)
+    near = all(abs(v - s.mean) <= ROOM * s.deviation + ROUNDING for v, s in pairs)
+    met = all(meets(v, asked) for v in here)
+    some, more = ", ".join(f"{v:.4g}" for v in here[:5]), ", ..." * (len(here) > 5)
+    book = "; ".join(dict.fromkeys(map(str, known)))
+    return Compared(row.id, name, asked, book, some + more, met, near)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from ..errors import MissingPackage, Refusal
 from .claims import COLOURS, LEDGER, SIDES, Claim, Record, ledger, spread
-from .evidence import code_of
 from .references import REFERENCES, cited, entries, references
-from .room import rooms, spreads
+from .room import older, rooms, spreads
 from .tables import as_markdown
 
 BOOK = LEDGER.parents[1] / "chapters"
@@ -43,9 +42,9 @@ def count(claims: Iterable[Claim]) -> str:
     return f"{number.total()} claim{'s' if number.total() != 1 else ''}: {each}"
 
 
-def _how(r: Record) -> str:
+def _how(r: Record, old: set[str]) -> str:
     seeds = f", seeds {', '.join(map(str, r.seeds))}" if r.seeds else ""
-    age = ", OLDER than its code" if r.code and r.code != code_of(r.chapter) else ""
+    age = ", OLDER than its code" if r.code and r.chapter in old else ""
     return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}{age}; {r.device}"
 
 
@@ -76,6 +75,7 @@ def _written(stem: str) -> bool:
 def as_text(claims: list[Claim], width: int = 100) -> str:
     """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
     lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
+    old = older(claims)
     wrap = textwrap.TextWrapper(max(60, width), break_long_words=False, break_on_hyphens=False)
 
     def add(line: str, first: int, rest: int) -> None:
@@ -98,7 +98,7 @@ def as_text(claims: list[Claim], width: int = 100) -> str:
         if c.because:
             add(f"{c.verdict}: {c.because}", 5, 7)
         for r in (*c.measured, *c.full):
-            add(f"measured in {r.chapter} {_how(r)}", 5, 7)
+            add(f"measured in {r.chapter} {_how(r, old)}", 5, 7)
             for side, name, values, asked, _, left in evidence(c, r):
                 room = f"; room {left} deviations" if left != "-" else ""
                 add(f"{side:9} {name}: {values} (asked: {asked}{room})", 7, 17)
@@ -142,10 +142,10 @@ def page(path: Path = LEDGER) -> str:
     """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored. Raises
     MissingPackage where nbformat is not installed."""
     claims, rows = select([], path), []
-    sections = defaultdict(list)  # of the document: 1, 2, ...
+    old, sections = older(claims, path), defaultdict(list)  # of the document: 1, 2, ...
     for c in claims:
         rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
-        sections[re.split("[.,]", c.section)[0]].append(_details(c))
+        sections[re.split("[.,]", c.section)[0]].append(_details(c, old))
     table = as_markdown(["id", "section", "claim", "verdict", "chapter"], rows)
     bears = "; ".join(f"*{side}*, {what}" for side, what in BEARS.items())
     texts = [INTRO.format(counts=count(claims), bears=bears, table=table)]
@@ -199,7 +199,7 @@ several kinds; 3 is the least that we want.
 {table}"""
 
 
-def _details(c: Claim) -> str:
+def _details(c: Claim, old: set[str]) -> str:
     settled = f"**{c.verdict}**: {_plain(c.because)}"
     verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
     facts = [f"- Formally: {_plain(c.formal)}", f"- Experiment: {_plain(c.experiment)}"]
@@ -209,7 +209,7 @@ def _details(c: Claim) -> str:
     facts += [f"- Not measured; {cited(key)}: {_plain(says)}" for key, says in c.sources.items()]
     parts = [f"### {c.id}", f"**{_plain(c.claim)}** ({_plain(c.where)})", "\n".join(facts)]
     for r in (*c.measured, *c.full):
-        parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r))}.")
+        parts.append(f"Measured in {_link(r.chapter)} {_plain(_how(r, old))}.")
         head = ["bears on", "measurement", "measured", "asked", "mean and deviation", "room"]
         parts.append(as_markdown(head, [tuple(map(_plain, row)) for row in evidence(c, r)]))
     return "\n\n".join(parts)

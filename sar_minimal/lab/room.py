@@ -1,19 +1,23 @@
-"""Do the verdicts travel? How far each bound lies from what was measured, over seeds and machines.
+"""Does what was measured still hold? How far each bound lies from it, over seeds and machines, and
+whether its code has changed since.
 
 Another processor adds the same numbers in another order, and a network ends elsewhere. So a bound
 needs room: at least ``ROOM`` standard deviations of what it bounds, over the seeds and over the
 numeric environments in which ``make spread`` runs the chapters.
 """
 
+import hashlib
+import json
 import math
+import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .claims import LEDGER, Claim, bound_of, ledger, meets
-from .evidence import in_full, measured_here
+from .claims import LEDGER, Claim, bound_of, meets
 
+PACKAGE = Path(__file__).parents[1]
 ROOM = 3.0
 ROUNDING = 1e-6  # what differs by less is the same number
 
@@ -67,41 +71,28 @@ def rooms(row: Claim) -> dict[tuple[str, str], float]:
     }
 
 
-class Compared(NamedTuple):
-    """A measurement on this machine beside the book's; met: it is as the claim asks."""
-
-    claim: str
-    name: str
-    asked: str
-    book: str
-    here: str
-    met: bool
-    near: bool
-
-    @property
-    def verdict(self) -> str:
-        words = ("NOT MET", "not met, though as near as the book's own", "met, but further off")
-        return "as in the book" if self.near and self.met else words[2 * self.met + self.near]
-
-
-def compared(ids: Sequence[str], full: str = "", path: Path = LEDGER) -> Iterator[Compared]:
-    """Run the chapters of these claims (of all, where none is given), and put each measurement
-    beside the book's: near is within ``ROOM`` deviations of the mean. full: at full size, kept in
-    the folder of that name below ``data/measured``, and not run again where it is there."""
-    rows = [c for c in ledger(path).values() if not ids or c.id in ids]
-    for stem in sorted({r.chapter for c in rows for r in c.measured}):
-        here = in_full(stem, full, path) if full else measured_here(stem, path)
-        for row in rows:
-            for name, asked in row.supports.items() if row.id in here else ():
-                yield _beside(row, name, asked, here[row.id].values[name], stem)
+def code_of(stem: str, path: Path = LEDGER) -> str:
+    """A digest of what a chapter's measurements depend on: its cells, all outside the lab, and what
+    of the lab it measures with, directly or not. Empty lines and comments do not count."""
+    text = (path.parents[1] / "chapters" / f"{stem}.ipynb").read_text("utf-8")
+    sources = (c["source"] for c in json.loads(text)["cells"] if c["cell_type"] == "code")
+    cells = "\n".join(map("".join, sources))
+    code = {file: file.read_text("utf-8") for file in sorted(PACKAGE.rglob("*.py"))}
+    lab = {file.stem: text for file, text in code.items() if file.parent.name == "lab"}
+    named = [n for n in re.findall(r"\blab(?:\.| import )(\w+)", cells) if n in lab]
+    used = {"plots", "ledger"}  # which measure nothing
+    while named:
+        if (name := named.pop()) not in used:
+            used.add(name)
+            named += re.findall(r"from \.(\w+) import", lab[name])
+    used -= {"plots", "ledger"}
+    texts = (text for f, text in code.items() if f.parent.name != "lab" or f.stem in used)
+    lines = (line.strip() for line in "\n".join((cells, *texts)).splitlines())
+    counted = "\n".join(line for line in lines if line and not line.startswith("#"))
+    return hashlib.sha256(counted.encode()).hexdigest()[:12]
 
 
-def _beside(row: Claim, name: str, asked: str, here: Sequence[float], stem: str) -> Compared:
-    known = spreads(row, name, stem)
-    each = known * len(here) if len(known) == 1 else known
-    pairs = zip(here, each, strict=False)
-    near = all(abs(v - s.mean) <= ROOM * s.deviation + ROUNDING for v, s in pairs)
-    met = all(meets(v, asked) for v in here)
-    some, more = ", ".join(f"{v:.4g}" for v in here[:5]), ", ..." * (len(here) > 5)
-    book = "; ".join(dict.fromkeys(map(str, known)))
-    return Compared(row.id, name, asked, book, some + more, met, near)
+def older(claims: Iterable[Claim], path: Path = LEDGER) -> set[str]:
+    """The chapters whose evidence at full size is older than the code that it depends on."""
+    records = {(r.chapter, r.code) for c in claims for r in c.full}
+    return {stem for stem, code in records if code != code_of(stem, path)}
