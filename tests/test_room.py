@@ -159,18 +159,34 @@ def test_full_size_is_kept_and_not_run_twice(book, monkeypatch, capsys):
         evidence.in_full("99_nowhere", "full-h100", book)
 
 
-@pytest.mark.parametrize("line", ("from sar_minimal.lab import tool as t", "from sar_minimal.lab.tool import t"))  # fmt: skip
-def test_evidence_depends_on_the_lab_that_it_imports(book, monkeypatch, line):
-    """However it is imported, and on what that imports; on no other file of the lab."""
-    monkeypatch.setattr(room, "PACKAGE", book.parents[1] / "package")
-    (room.PACKAGE / "lab").mkdir(parents=True)
+@pytest.mark.parametrize("line", ("from sar_minimal.lab import tool as t", "from sar_minimal.lab.tool import t", "import sar_minimal.lab.tool"))  # fmt: skip
+def test_evidence_depends_on_what_the_chapter_imports(book, monkeypatch, line):
+    """However it is imported, on what that imports, and on the folders' own files; on nothing else."""
+    package = book.parents[1] / "sar_minimal"
+    monkeypatch.setattr(room, "PACKAGE", package)
+    (package / "lab").mkdir(parents=True)
+    for name in ("__init__", "core", "new", "lab/__init__", "lab/plots", "lab/other"):
+        (package / f"{name}.py").touch()
+    (package / "lab" / "tool.py").write_text("from .part import x\nfrom . import plots\n")
+    (package / "lab" / "part.py").write_text(
+        "from ..core import y\nfrom .tool import z\n"
+    )  # a circle
     chapter = book.parents[1] / "chapters" / "99_nowhere.ipynb"
     chapter.write_text(chapter.read_text().replace("value = 2.0", line))
-    digests = []
-    (room.PACKAGE / "lab" / "part.py").write_text("from .tool import x\n")  # a circle does no harm
-    (room.PACKAGE / "lab" / "tool.py").write_text("from .part import y\n")
-    for name in ("other", "other", "tool", "part"):
-        with (room.PACKAGE / "lab" / f"{name}.py").open("a") as file:
-            file.write("x = 1\n")
-        digests.append(room.code_of("99_nowhere", book))
-    assert digests[0] == digests[1] and len(set(digests)) == 3
+    before = room.code_of("99_nowhere", book)
+    for name, depends in {
+        "new": False,
+        "lab/other": False,
+        "lab/plots": False,
+        "lab/tool": True,
+        "lab/part": True,
+        "core": True,
+        "lab/__init__": True,
+        "__init__": True,
+    }.items():
+        file = package / f"{name}.py"
+        text = file.read_text()
+        file.write_text(text + "x = 1\n")
+        assert (room.code_of("99_nowhere", book) != before) == depends, name
+        file.write_text(text + "\n# a remark\n")
+        assert room.code_of("99_nowhere", book) == before, name

@@ -6,18 +6,21 @@ needs room: at least ``ROOM`` standard deviations of what it bounds, over the se
 numeric environments in which ``make spread`` runs the chapters.
 """
 
+import ast
 import hashlib
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
 from .claims import LEDGER, Claim, bound_of, meets
 
 PACKAGE = Path(__file__).parents[1]
+UNMEASURED = {"sar_minimal.lab.plots", "sar_minimal.lab.ledger"}
 ROOM = 3.0
 ROUNDING = 1e-6  # what differs by less is the same number
 
@@ -72,24 +75,36 @@ def rooms(row: Claim) -> dict[tuple[str, str], float]:
 
 
 def code_of(stem: str, path: Path = LEDGER) -> str:
-    """A digest of what a chapter's measurements depend on: its cells, all outside the lab, and what
-    of the lab it measures with, directly or not. Empty lines and comments do not count."""
+    """A digest of what a chapter's measurements depend on: its cells and what of the package they
+    import, directly or not, but to draw and to record. Empty lines and comments do not count."""
     text = (path.parents[1] / "chapters" / f"{stem}.ipynb").read_text("utf-8")
     sources = (c["source"] for c in json.loads(text)["cells"] if c["cell_type"] == "code")
-    cells = "\n".join(map("".join, sources))
-    code = {file: file.read_text("utf-8") for file in sorted(PACKAGE.rglob("*.py"))}
-    lab = {file.stem: text for file, text in code.items() if file.parent.name == "lab"}
-    named = [n for n in re.findall(r"\blab(?:\.| import )(\w+)", cells) if n in lab]
-    used = {"plots", "ledger"}  # which measure nothing
-    while named:
-        if (name := named.pop()) not in used:
-            used.add(name)
-            named += re.findall(r"from \.(\w+) import", lab[name])
-    used -= {"plots", "ledger"}
-    texts = (text for f, text in code.items() if f.parent.name != "lab" or f.stem in used)
-    lines = (line.strip() for line in "\n".join((cells, *texts)).splitlines())
+    texts = {"": "\n".join(map("".join, sources))}
+    open_ = set(imports(texts[""], ""))
+    while open_:
+        name = open_.pop()
+        file = PACKAGE.parent / name.replace(".", "/")
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        if name not in texts and name not in UNMEASURED and file.exists():
+            texts[name] = file.read_text("utf-8")
+            here = name if file.stem == "__init__" else name.rpartition(".")[0]
+            open_ |= {name.rpartition(".")[0], *imports(texts[name], here)}
+    lines = (line.strip() for name in sorted(texts) for line in texts[name].splitlines())
     counted = "\n".join(line for line in lines if line and not line.startswith("#"))
     return hashlib.sha256(counted.encode()).hexdigest()[:12]
+
+
+@cache
+def imports(text: str, package: str) -> frozenset[str]:
+    """The modules that a text inside ``package`` imports, and names that may be modules."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return frozenset(name for name in found if name.split(".")[0] == PACKAGE.name)
 
 
 def older(claims: Iterable[Claim], path: Path = LEDGER) -> set[str]:
