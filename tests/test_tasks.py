@@ -202,7 +202,7 @@ def test_generated_tasks_use_every_sequence_before_they_refuse():
         (
             "translate",
             {},
-            "task: expected one of copy, reverse, sort, homophone, coherence, numerals, docstrings, instructions, pinyin, got 'translate'",
+            "task: expected one of copy, reverse, sort, homophone, coherence, numerals, docstrings, instructions, application, pinyin, got 'translate'",
         ),
         (
             "copy",

@@ -8,6 +8,7 @@ homophone, coherence  sounds -> one of ``languages.py``           entropies know
 numerals              decimal digits -> hanzi, 205 -> 二百零五    y is not as long as x
 docstrings            characters, y is x                          text to model
 instructions          what to do, letters -> the answer           parts known, pairs not
+application           date -> date, pages -> headline, ...        total correlation known
 pinyin, words         toneless syllables -> hanzi, 1:1            a known model draws the text
 pinyin, news          the same, newspaper and reviews             real text, split by block
 pinyin, hsk           the same, textbook sentences                evaluation only
@@ -26,7 +27,7 @@ from typing import Any
 from ..checks import check_whole
 from ..data import Task
 from ..errors import Refusal, expect
-from . import docstrings, exact, instructions, pinyin
+from . import applications, docstrings, exact, instructions, pinyin
 from .splits import Maker, check_sizes, measure
 
 MAKERS: dict[str, Maker] = {
@@ -36,6 +37,7 @@ MAKERS: dict[str, Maker] = {
     "numerals": exact.numerals,
     "docstrings": docstrings.make,
     "instructions": instructions.make,
+    "application": applications.make,
 }
 TASKS = (*MAKERS, "pinyin")  # the names of all; what makes pinyin, its corpus says
 
@@ -50,6 +52,7 @@ def load_task(name: str, **options: Any) -> Task:
     numerals: digits (the most, up to 8). docstrings: length (characters a piece).
     instructions: shots (worked examples in each prompt), working (y shows the letters in their new
     order first), shuffled (train and validation are told another row's instruction).
+    application: application (one of seven), together (else its tokens are chosen apart).
     pinyin: corpus, and what that has: "words" stop (chance to end after a word), lexicon (only the
     so many most frequent words); "hsk" vocabulary_of (the corpus whose vocabularies it takes);
     "news" and "file:PATH" nothing.
