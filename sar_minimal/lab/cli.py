@@ -125,6 +125,7 @@ BENCHES = {
     "decode": "decoders with fewer steps, and why they pay",
     "theory": "trained models against exact bounds",
     "pinyin": "pinyin to hanzi by counting, networks and both",
+    "spectrum": "what one pass loses on fourteen tasks, beside theory; goes on with --json FILE",
     "faults": "wrong arguments, killed runs, damaged files, full disks: what comes of it",
 }
 
@@ -346,6 +347,13 @@ def _bench(what, json, threads, **flags) -> None:
         grid = SMALL_GRID if flags["quick"] else Grid()
         grid = replace(grid, threads=(threads,)) if threads else grid
         bench_decode(grid, json, flags["png"], flags["compile"])
+    if what == "spectrum":
+        import torch
+
+        from .bench_spectrum import bench_spectrum
+
+        torch.set_num_threads(threads or 2)
+        bench_spectrum(json)
     if what == "pinyin":
         import torch
 
