@@ -26,6 +26,7 @@ from ..data import Task
 from ..decoding import log_likelihood, sample
 from ..errors import Refusal
 from ..kinds import make_model
+from ..shift import START, shift_right
 from ..tasks import load_task
 from ..tasks.answers import Known, known
 from ..tasks.applications import APPLICATIONS
@@ -107,8 +108,8 @@ def scored(
 
 def conditionals(ar: EncoderDecoderAR, x: Tensor, y: Tensor) -> Tensor:
     """p(. | y_<t, x) at each position of y (B, T): (B, T, V)."""
-    state, prompt, _ = ar.start(x, torch.full((len(x),), x.shape[1]), y.shape[1])
-    return ar.step(torch.cat((prompt, y[:, :-1]), 1), state).softmax(-1)
+    state, _, _ = ar.start(x, torch.full((len(x),), x.shape[1]), y.shape[1])
+    return ar.step(shift_right(y, START), state).softmax(-1)
 
 
 def points(application: str, together: bool, seeds: Sequence[int]) -> list[Row]:
