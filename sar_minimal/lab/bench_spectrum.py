@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..algorithm1 import DualStreamSAR
 from ..autoregressive import EncoderDecoderAR
 from ..data import Task
-from ..decoding import log_likelihood, sample
+from ..decoding import greedy, log_likelihood, sample
 from ..errors import Refusal
 from ..kinds import make_model
 from ..shift import START, shift_right
@@ -78,7 +78,8 @@ def scored(
 ) -> dict[str, float]:
     """gap, excesses: nats a sequence, exact over y, for up to 500 different x. valid: the share of
     one draw for each test x that is possible, tokens below ``RARE`` cut. rejections: of the tokens
-    that one pass drafts, how many the trained model turns down, in the mean over its own draws."""
+    that one pass drafts, how many the trained model turns down, in the mean over its own draws.
+    maximum: the share of what each says by maximum that is possible."""
     truth = truth_of(task)
     of, y, p = truth.rows
     log_q = sar(truth.x).double().log_softmax(-1)  # (N, T, V)
@@ -89,21 +90,27 @@ def scored(
     q = sar(x).softmax(-1)
     cut = torch.where(q < RARE, 0.0, q)
     drawn = torch.multinomial(cut.flatten(0, 1), 1, generator=generator).view(q.shape[:2])
-    application, together = APPLICATIONS[task.options["application"]], task.options["together"]
-    may = [application.answers(task.source.decode(row), together) for row in task.test.x]
-    valid = [
-        tuple(task.target.decode(d)) in texts for d, texts in zip(drawn.tolist(), may, strict=True)
-    ]
-    said = sample(ar, x, generator=generator).tokens
-    kept = torch.minimum(conditionals(ar, x, said), q).sum(-1)  # of a draft of q, (N, T)
+    kept = torch.minimum(conditionals(ar, x, sample(ar, x, generator=generator).tokens), q).sum(-1)
     H, C = truth.known.entropy, truth.known.correlation
     return {
         "gap": loss_one - loss_each,
         "excess, one pass": loss_one - H - C,
         "excess, step by step": loss_each - H,
-        "valid": sum(valid) / len(valid),
+        "valid": possible(task, drawn),
         "rejections": float((1 - kept).sum(1).mean()),
+        "maximum, one pass": possible(task, q.argmax(-1)),
+        "maximum, step by step": possible(task, greedy(ar, x).tokens),
     }
+
+
+def possible(task: Task, y: Tensor) -> float:
+    """The share of answers y (N, T) to the questions of the test split that p(y | x) > 0 has."""
+    application, together = APPLICATIONS[task.options["application"]], task.options["together"]
+    hits = 0
+    for question, said in zip(task.test.x, y.tolist(), strict=True):
+        texts = application.answers(task.source.decode(question), together)
+        hits += tuple(task.target.decode(said)) in texts
+    return hits / len(y)
 
 
 def conditionals(ar: EncoderDecoderAR, x: Tensor, y: Tensor) -> Tensor:
