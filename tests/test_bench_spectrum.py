@@ -89,7 +89,10 @@ def test_perfect_networks_lie_on_the_curves(monkeypatch, together):
     monkeypatch.setattr(module, "greedy", lambda ar, x: perfect)
     found = scored(sar, ar, task, torch.Generator().manual_seed(0))
     known = truth.known
-    assert found["maximum, step by step"] == 1.0 and module.possible(task, perfect.tokens.flip(0)) < 0.9
+    assert (
+        found["maximum, step by step"] == 1.0
+        and module.possible(task, perfect.tokens.flip(0)) < 0.9
+    )
     assert found["gap"] == pytest.approx(known.correlation, abs=1e-9)
     assert found["rejections"] == pytest.approx(known.rejections, abs=1e-9)  # each row has as many
     assert found["valid"] == 1.0 if not together else abs(found["valid"] - known.valid) < 0.3

@@ -123,6 +123,20 @@ def test_a_chapter_is_measured_here(book, monkeypatch, capsys, value, verdict, c
     assert {p: p.read_bytes() for p in book.parents[1].rglob("*") if p.is_file()} == before
 
 
+def test_widgets_are_not_answered(book, monkeypatch):
+    """nbclient answers an Output widget on the channel that it waits on, and may miss the reply: a
+    chapter at full size stood still for ever, after all was computed."""
+    called = []
+    monkeypatch.setattr(
+        "nbclient.output_widget.OutputWidget.send", lambda *a, **b: called.append(a)
+    )
+    chapter = book.parents[1] / "chapters" / "99_nowhere.ipynb"
+    widget = "import ipywidgets as w\\n_ = w.interact(lambda n: print(n), n=(0, 9))\\nvalue = 2.0"
+    chapter.write_text(chapter.read_text().replace("value = 2.0", widget))
+    assert evidence.measured_here("99_nowhere", book)["C99"].values == {"difference": [2.0]}
+    assert not called
+
+
 def test_the_age_of_the_evidence_at_full_size():
     """Whoever changes what it depends on runs it again, or says here that it is older."""
     assert room.older(ledger().values()) == OLDER

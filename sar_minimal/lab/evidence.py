@@ -34,13 +34,16 @@ def measured_here(stem: str, path: Path = LEDGER, full: bool = False) -> dict[st
     number = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tempfile.TemporaryDirectory() as folder, tqdm(total=number, desc=stem, unit="cell") as bar:
         asked = {"SAR_RECORD": stem, "SAR_MEASURED": folder, "SAR_FULL": "1" if full else "0"}
-        NotebookClient(
+        client = NotebookClient(
             notebook,
             timeout=None,
             allow_errors=True,  # a claim that is not met here is what one wants to see
             resources={"metadata": {"path": str(book)}},
             on_cell_executed=lambda **_: bar.update(),
-        ).execute(env=os.environ | asked)
+        )
+        # Else it answers widgets as a browser does, and then may wait for ever (nbclient issue 312).
+        client.widget_registry = {}
+        client.execute(env=os.environ | asked)
         return measured_in(Path(folder) / f"{stem}.json")
 
 
