@@ -154,11 +154,10 @@ def test_no_task_has_a_token_as_rare_as_a_leak():
 
 
 def test_two_networks_are_trained_and_scored(monkeypatch):
-    monkeypatch.setattr(module, "CYCLES", (4, 4))
     monkeypatch.setattr(
         module, "load_task", lambda name, **options: load_task(name, **options, sizes=SIZES)
     )
-    rows = module.points("captions", True, (0, 1))
+    rows = module.points("captions", True, (0, 1), (4, 4))
     assert [row["seed"] for row in rows] == [0, 1] and rows[0]["gap"] != rows[1]["gap"]
     assert all(row["steps, one pass"] in (4, 8) and row["C"] > 2 for row in rows)
     assert replace(module.RECIPE, seed=1).seed == 1

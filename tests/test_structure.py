@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sar_minimal"
 CORE = 3200  # lines of the core, at most
-LAB = 4447  # of the lab; 2,800 was the aim before damage, attack, rule, room and the second tier
-PACKAGE_LINES = 10536  # of the core and all wings; 7,900 was the aim then, without the applications
+LAB = 4465  # of the lab; 2,800 was the aim before damage, attack, rule, room and the second tier
+PACKAGE_LINES = 10554  # of the core and all wings; 7,900 was the aim then, without the applications
 LONGEST = 300  # lines of a file, but in lab/
 # What a function may import, since it need not be installed, or since it takes long (0.2 s and more).
 OPTIONAL = {

@@ -119,24 +119,42 @@ def conditionals(ar: EncoderDecoderAR, x: Tensor, y: Tensor) -> Tensor:
     return ar.step(shift_right(y, START), state).softmax(-1)
 
 
-def points(application: str, together: bool, seeds: Sequence[int]) -> list[Row]:
-    """Train both kinds on one task, all seeds side by side, and score each pair."""
+class Trained(NamedTuple):
+    """tasks: by seed. models, losses: by kind, "ar" or "sar", and seed."""
+
+    tasks: dict[int, Task]
+    models: dict[tuple[str, int], Any]
+    losses: dict[tuple[str, int], list[float]]
+
+
+def trained(
+    application: str, together: bool, seeds: Sequence[int], cycles: Sequence[int] = CYCLES
+) -> Trained:
+    """Both kinds on one task, all seeds side by side, until validation stops or ``cycles`` end."""
     options = {"application": application, "together": together}
     tasks = {seed: load_task("application", **options, seed=seed) for seed in seeds}
-    runs = {}
-    for (kind, own), seed in product((("ar", {}), ("sar", {"mask": "full"})), seeds):  # slow first
-        model = make_model(kind, tasks[seed], seed, **SIZE, **own)
-        runs[kind, seed] = model, tasks[seed], replace(RECIPE, seed=seed)
-    losses = train_until_it_stops(runs, CYCLES, LEAST)
+    models = {
+        (kind, seed): make_model(kind, tasks[seed], seed, **SIZE, **own)
+        for (kind, own), seed in product((("ar", {}), ("sar", {"mask": "full"})), seeds)
+    }  # the slow ones first
+    runs = {at: (m, tasks[at[1]], replace(RECIPE, seed=at[1])) for at, m in models.items()}
+    return Trained(tasks, models, train_until_it_stops(runs, cycles, LEAST))
+
+
+def points(
+    application: str, together: bool, seeds: Sequence[int], cycles: Sequence[int] = CYCLES
+) -> list[Row]:
+    """Train both kinds on one task, and score the pair of each seed: a row a seed."""
+    tasks, models, losses = trained(application, together, seeds, cycles)
     late, rows = still_learning(losses, LEAST), []
     for seed, task in tasks.items():
         exact, generator = truth_of(task, 1).known, torch.Generator().manual_seed(seed)
-        sar, ar = runs["sar", seed][0], runs["ar", seed][0]
         row: Row = {"task": application, "together": together, "seed": seed}
         row |= {"H": exact.entropy, "C": exact.correlation, "valid, exact": exact.valid}
-        row |= {"rejections, exact": exact.rejections} | scored(sar, ar, task, generator)
+        row |= {"rejections, exact": exact.rejections}
+        row |= scored(models["sar", seed], models["ar", seed], task, generator)
         for name, kind in (("one pass", "sar"), ("step by step", "ar")):
-            row[f"steps, {name}"] = steps_of_best(losses[kind, seed], CYCLES)
+            row[f"steps, {name}"] = steps_of_best(losses[kind, seed], cycles)
             row[f"still learning, {name}"] = (kind, seed) in late
         rows.append(row)
     return rows
