@@ -10,7 +10,7 @@ import pytest
 from nbformat import v4
 from test_claims import GOOD, ROW
 
-from sar_minimal.lab import cli, evidence, room
+from sar_minimal.lab import cli, evidence, report, room
 from sar_minimal.lab.claims import Claim, ledger
 from sar_minimal.lab.ledger import claim
 
@@ -171,6 +171,16 @@ def test_full_size_is_kept_and_not_run_twice(book, monkeypatch, capsys):
     assert room.older(ledger(book).values(), book) == {"99_nowhere"}
     with pytest.raises(TypeError):
         evidence.in_full("99_nowhere", "full-h100", book)
+
+
+def test_each_record_has_an_age_of_its_own(monkeypatch):
+    """Of two machines one may have run a chapter before its code changed; the other is not older."""
+    monkeypatch.setattr(room, "code_of", lambda stem, path: "new")
+    full = tuple(replace(GOOD, size="full", code=code) for code in ("new", "old"))
+    row = replace(CLAIM, measured=(replace(GOOD, seeds=[0, 1]),), full=full)
+    assert room.outdated([row]) == {("99_nowhere", "old")} and room.older([row]) == {"99_nowhere"}
+    text = " ".join(report.as_text([row]).split())
+    assert text.count("OLDER than its code") == 1
 
 
 @pytest.mark.parametrize("line", ("from sar_minimal.lab import tool as t", "from sar_minimal.lab.tool import t", "import sar_minimal.lab.tool"))  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import MissingPackage, Refusal
 from .claims import COLOURS, LEDGER, SIDES, Claim, Record, ledger, spread
 from .references import REFERENCES, cited, entries, references
-from .room import older, rooms, spreads
+from .room import outdated, rooms, spreads
 from .tables import as_markdown
 
 BOOK = LEDGER.parents[1] / "chapters"
@@ -42,9 +42,9 @@ def count(claims: Iterable[Claim]) -> str:
     return f"{number.total()} claim{'s' if number.total() != 1 else ''}: {each}"
 
 
-def _how(r: Record, old: set[str]) -> str:
+def _how(r: Record, old: set[tuple[str, str]]) -> str:
     seeds = f", seeds {', '.join(map(str, r.seeds))}" if r.seeds else ""
-    age = ", OLDER than its code" if r.code and r.chapter in old else ""
+    age = ", OLDER than its code" if (r.chapter, r.code) in old else ""
     return f"on {r.date}, {r.size} size{seeds}; commit {r.commit}{age}; {r.device}"
 
 
@@ -75,7 +75,7 @@ def _written(stem: str) -> bool:
 def as_text(claims: list[Claim], width: int = 100) -> str:
     """A block of lines a claim, none longer than ``width`` (60 at the least) where words allow."""
     lines = [f"{'id':4} {'section':12} {'verdict':12} chapter"]
-    old = older(claims)
+    old = outdated(claims)
     wrap = textwrap.TextWrapper(max(60, width), break_long_words=False, break_on_hyphens=False)
 
     def add(line: str, first: int, rest: int) -> None:
@@ -142,7 +142,7 @@ def page(path: Path = LEDGER) -> str:
     """The ledger as a notebook of Markdown cells, in the form in which notebooks are stored. Raises
     MissingPackage where nbformat is not installed."""
     claims, rows = select([], path), []
-    old, sections = older(claims, path), defaultdict(list)  # of the document: 1, 2, ...
+    old, sections = outdated(claims, path), defaultdict(list)  # of the document: 1, 2, ...
     for c in claims:
         rows.append([f"[{c.id}](#{c.id})", c.section, _plain(c.claim), c.verdict, _links(c)])
         sections[re.split("[.,]", c.section)[0]].append(_details(c, old))
@@ -199,7 +199,7 @@ several kinds; 3 is the least that we want.
 {table}"""
 
 
-def _details(c: Claim, old: set[str]) -> str:
+def _details(c: Claim, old: set[tuple[str, str]]) -> str:
     settled = f"**{c.verdict}**: {_plain(c.because)}"
     verdict = f"**open**, to be settled by {_links(c)}" if c.is_open else settled
     facts = [f"- Formally: {_plain(c.formal)}", f"- Experiment: {_plain(c.experiment)}"]

@@ -107,7 +107,12 @@ def imports(text: str, package: str) -> frozenset[str]:
     return frozenset(name for name in found if name.split(".")[0] == PACKAGE.name)
 
 
-def older(claims: Iterable[Claim], path: Path = LEDGER) -> set[str]:
-    """The chapters whose evidence at full size is older than the code that it depends on."""
+def outdated(claims: Iterable[Claim], path: Path = LEDGER) -> set[tuple[str, str]]:
+    """Chapter and code of each record at full size that is older than what it depends on."""
     records = {(r.chapter, r.code) for c in claims for r in c.full}
-    return {stem for stem, code in records if code != code_of(stem, path)}
+    return {(stem, code) for stem, code in records if code != code_of(stem, path)}
+
+
+def older(claims: Iterable[Claim], path: Path = LEDGER) -> set[str]:
+    """The chapters that have such a record."""
+    return {stem for stem, _ in outdated(claims, path)}
