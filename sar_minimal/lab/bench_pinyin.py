@@ -268,9 +268,10 @@ def _run(decode: Callable, nets: Sequence[Model], xs: list[list[int]]) -> list[l
 
 
 def all_systems(
-    task: Task, plan: Plan, corpus: str, only: dict[int, Sequence[str]] | None = None
+    task: Task, plan: Plan, corpus: str, only: dict[int, Sequence[str]] | None = None, join=True
 ) -> dict[str, list[System]]:
-    """Every row of a table: one system, or one for each seed. only: the networks of each seed."""
+    """Every row of a table: one system, or one for each seed. only: the networks of each seed.
+    join: also networks on top of the dictionary."""
     systems = {name: [s] for name, s in counted(task, *dictionary_of(corpus, plan)).items()}
     systems |= {name: [system] for name, system in installed_converters(task).items()}
     (trigram,), (words,) = systems[BASELINE], systems[WORDS]
@@ -278,7 +279,7 @@ def all_systems(
     for models in trained_together(task, plan, only).values():
         whole = len(models) == len(NETWORKS)
         made = networks(models, task, trigram.search if whole else None)
-        if whole:
+        if whole and join:
             made |= {name: joined_with(words, models[kind], task) for name, kind in JOINED.items()}
         for name, system in made.items():
             systems.setdefault(name, []).append(system)
