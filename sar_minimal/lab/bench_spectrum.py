@@ -57,18 +57,14 @@ def truth_of(task: Task, most: int = 500) -> Truth:
     """What is known of the first ``most`` different questions of the test split."""
     application, together = APPLICATIONS[task.options["application"]], task.options["together"]
     xs = list(dict.fromkeys(map(tuple, task.test.x)))[:most]
-    owner: list[int] = []
-    ys: list[list[int]] = []
-    chances: list[float] = []
+    rows: list[tuple[int, list[int], float]] = []
     for i, x in enumerate(xs):
         texts = application.answers(task.source.decode(x), together)
-        owner += [i] * len(texts)
-        ys += [task.target.encode(y) for y in texts]
-        chances += texts.values()
+        rows += [(i, task.target.encode(y), p) for y, p in texts.items()]
+    owner, ys, chances = zip(*rows, strict=True)
     of, y, p = torch.tensor(owner), torch.tensor(ys), torch.tensor(chances, dtype=torch.float64)
-    T, V = y.shape[1], len(task.target)
-    each = torch.zeros(len(xs), T, V, dtype=torch.float64)
-    each.index_put_((of[:, None], torch.arange(T), y), p[:, None].expand(-1, T), accumulate=True)
+    each, t = torch.zeros(len(xs), y.shape[1], len(task.target)).double(), torch.arange(y.shape[1])
+    each.index_put_((of[:, None], t, y), p[:, None].expand_as(y), accumulate=True)
     return Truth(torch.tensor(xs), each, (of, y, p), known(texts))
 
 

@@ -347,19 +347,17 @@ def _bench(what, json, threads, **flags) -> None:
         grid = SMALL_GRID if flags["quick"] else Grid()
         grid = replace(grid, threads=(threads,)) if threads else grid
         bench_decode(grid, json, flags["png"], flags["compile"])
-    if what == "spectrum":
+    if what in ("spectrum", "pinyin"):
         import torch
 
+        torch.set_num_threads(threads or 2)
+    if what == "spectrum":
         from .bench_spectrum import bench_spectrum
 
-        torch.set_num_threads(threads or 2)
         bench_spectrum(json)
     if what == "pinyin":
-        import torch
-
         from .bench_pinyin import LARGE, QUICK, Plan, bench_pinyin
 
-        torch.set_num_threads(threads or 2)
         plan = QUICK if flags["quick"] else LARGE if flags["large"] else Plan()
         bench_pinyin(plan, json, flags["corpus"])
 
